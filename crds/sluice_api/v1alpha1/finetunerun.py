@@ -1,0 +1,231 @@
+"""FineTuneRun: a dataset version to a LoRA adapter, on Ray."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from sluice_api.v1alpha1.common import (
+    AGE,
+    MESSAGE,
+    REASON,
+    ApiModel,
+    BaseStatus,
+    CrdNames,
+    DigestString,
+    Duration,
+    LocalRef,
+    ObjectName,
+    PrinterColumn,
+    RunProgress,
+    ShortText,
+    SluiceObject,
+    StatusModel,
+    StorageUri,
+    Uri,
+    immutable_once,
+    rule,
+    validations,
+    wire_fields,
+)
+
+
+class DatasetRef(ApiModel):
+    """The data: the newest version of a TraceDataset at start, or one exact version."""
+
+    name: ObjectName
+    """TraceDataset in the same namespace."""
+    digest: DigestString | None = None
+    """Exact version; without it the newest at start is taken and pinned."""
+
+
+class BaseModelSource(ApiModel):
+    """Base weights. Only safetensors are loaded, never pickles or remote code."""
+
+    uri: Uri
+    """`hf://owner/name`, `s3://bucket/prefix` or `file:///path`."""
+    revision: ShortText = ""
+    """Revision on the hub; pin one for repeatable runs."""
+    digest: DigestString | None = None
+    """Digest to verify; without it the digest found at start is pinned."""
+
+
+class Lora(ApiModel):
+    """Low-rank adaptation (Hu et al., 2021)."""
+
+    rank: int = Field(default=32, ge=1, le=512)
+    """Rank of the update."""
+    alpha: int = Field(default=64, ge=1, le=2048)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, le=0.9)
+    """Dropout on the adapter's input."""
+    target_modules: Annotated[str, StringConstraints(max_length=512)] = "all-linear"
+    """`all-linear`, or module names separated by commas, e.g. `q_proj,v_proj`."""
+
+
+class Optimizer(ApiModel):
+    """AdamW and its schedule."""
+
+    learning_rate: float = Field(default=1.0e-4, gt=0.0, le=1.0)
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Decay after warm-up."""
+    warmup_ratio: float = Field(default=0.03, ge=0.0, le=0.5)
+    """Share of the steps that warm up linearly."""
+    tokens_per_step: int = Field(default=65536, ge=64)
+    """Real tokens per optimizer step, all workers together."""
+    epochs: float = Field(default=1.0, gt=0.0, le=100.0)
+    """Passes over the data; ignored where `maxSteps` is given."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps."""
+
+
+class Sequence(ApiModel):
+    """How rows become sequences."""
+
+    max_length: int = Field(default=4096, ge=16, le=1048576)
+    """Longest row in tokens; longer ones are dropped and counted."""
+    packing: bool = True
+    """Pack several rows into one sequence, each attending to itself only."""
+
+
+class Checkpoint(ApiModel):
+    """Full checkpoints: adapter, optimizer, schedule, random states, data position."""
+
+    every: int = Field(default=250, ge=1)
+    """Optimizer steps between checkpoints."""
+    keep: int = Field(default=3, ge=1, le=100)
+    """Newest checkpoints kept."""
+
+
+class Deadlines(ApiModel):
+    """How long each part of the run may take."""
+
+    queued: Duration = "6h"
+    """From submission until it starts."""
+    running: Duration = "24h"
+    """From the start until it ends."""
+    hang: Duration = "15m"
+    """Without any progress while running."""
+
+
+class Retry(ApiModel):
+    """Attempts by failure class: preemptions do not count, data and user errors wait for a corrected spec."""
+
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    """Attempts that count."""
+
+
+class FineTuneRunSpec(ApiModel):
+    """What to train."""
+
+    dataset_ref: DatasetRef
+    """The data."""
+    base_model: BaseModelSource
+    """The base weights."""
+    parent_ref: LocalRef | None = None
+    """FineTuneRun whose adapter training continues from."""
+    method: Literal["sft", "dpo"] = "sft"
+    """Supervised fine-tuning, or direct preference optimisation."""
+    lora: Lora = Lora()
+    """The adapter."""
+    optimizer: Optimizer = Optimizer()
+    """Optimizer and schedule."""
+    sequence: Sequence = Sequence()
+    """How rows become sequences."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When state is saved."""
+    workers: int = Field(default=1, ge=1, le=1024)
+    """Ray Train workers; one accelerator each where the profile has them."""
+    output: StorageUri
+    """Adapters are published below it as `<sha256>/`; checkpoints and attempts lie beside them."""
+    profile: ObjectName = "cpu"
+    """Compute profile, from the operator's ConfigMap."""
+    deadlines: Deadlines = Deadlines()
+    """Time limits."""
+    retry: Retry = Retry()
+    """When it is tried again."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of data order and initialisation."""
+    suspend: bool = False
+    """Stop the job and keep its checkpoints while true."""
+
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": validations(
+            rule(
+                "!has(self.baseModel.revision) || self.baseModel.revision == '' || self.baseModel.uri.startsWith('hf://')",
+                "spec.baseModel.revision is only for hf:// models",
+            ),
+        )
+    }
+
+
+class PinnedInputs(StatusModel):
+    """Digests of the inputs: pinned at start, the same for every attempt."""
+
+    dataset: DigestString | None = None
+    """Dataset version."""
+    dataset_uri: Annotated[str, StringConstraints(max_length=1100)] | None = None
+    """Its prefix."""
+    base_model: DigestString | None = None
+    """Base weights."""
+    parent: DigestString | None = None
+    """Parent adapter."""
+
+
+class AdapterStatus(StatusModel):
+    """The result."""
+
+    uri: Annotated[str, StringConstraints(max_length=1100)]
+    """Prefix of the adapter."""
+    digest: DigestString
+    """Digest of its manifest."""
+    rank: int
+    """LoRA rank."""
+    final_loss: float
+    """Mean loss per scored token over the last steps, in nats."""
+    steps: int = 0
+    """Optimizer steps taken."""
+
+
+class FineTuneRunStatus(BaseStatus):
+    """What happened."""
+
+    inputs: PinnedInputs = PinnedInputs()
+    """Pinned inputs."""
+    progress: RunProgress | None = None
+    """Where the present attempt stands."""
+    adapter: AdapterStatus | None = None
+    """The adapter, once published."""
+    resumed_from_step: int | None = None
+    """Step that the newest attempt resumed from."""
+    stop_reason: ShortText = ""
+    """Why training ended."""
+
+
+class FineTuneRun(SluiceObject):
+    """Trains a LoRA adapter on a dataset version with Ray, resumes after interruptions, publishes it by digest."""
+
+    crd: ClassVar[CrdNames] = CrdNames(
+        kind="FineTuneRun",
+        plural="finetuneruns",
+        short=("ftr",),
+        columns=(
+            PrinterColumn(name="Phase", path=".status.phase"),
+            REASON,
+            PrinterColumn(name="Step", path=".status.progress.step", type="integer"),
+            PrinterColumn(name="Of", path=".status.progress.of", type="integer"),
+            PrinterColumn(name="Loss", path=".status.adapter.finalLoss", type="number"),
+            PrinterColumn(name="Attempt", path=".status.attemptsTotal", type="integer"),
+            PrinterColumn(name="Adapter", path=".status.adapter.digest", wide=True),
+            MESSAGE,
+            AGE,
+        ),
+        root_rules=immutable_once(
+            "has(oldSelf.status) && has(oldSelf.status.inputs) && has(oldSelf.status.inputs.baseModel)",
+            wire_fields(FineTuneRunSpec, but=("suspend",)),
+        ),
+    )
+    spec: FineTuneRunSpec
+    """What to train."""
+    status: FineTuneRunStatus = FineTuneRunStatus()
+    """What happened."""

@@ -1,0 +1,322 @@
+"""ShadowRollout: traffic that climbs only on evidence, and comes back by itself."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from sluice_api.v1alpha1.common import (
+    AGE,
+    MESSAGE,
+    REASON,
+    ApiModel,
+    BaseStatus,
+    CrdNames,
+    DigestString,
+    Duration,
+    LocalRef,
+    ObjectName,
+    PrinterColumn,
+    ShortText,
+    SluiceObject,
+    StatusModel,
+    StorageUri,
+    Timestamp,
+    rule,
+    validations,
+)
+from sluice_api.v1alpha1.promotionscorecard import GATE_NAMES
+
+
+class RolloutCandidate(ApiModel):
+    """What is rolled out."""
+
+    fine_tune_run_ref: LocalRef
+    """The adapter of this FineTuneRun."""
+
+
+class StableTarget(ApiModel):
+    """What serves the rest, and what the candidate replaces when it has climbed to 100 %."""
+
+    channel: ObjectName = "stable"
+    """Channel; moved by compare-and-set at the end."""
+    root: StorageUri
+    """Root of the channels: the pointer is `<root>/channels/<channel>.json`."""
+
+
+class RolloutStep(ApiModel):
+    """One weight on the way."""
+
+    weight: int = Field(ge=1, le=100)
+    """Per cent of the traffic that the candidate serves."""
+    soak: Duration = "30m"
+    """How long it stays at least."""
+    min_runs: int = Field(default=100, ge=1)
+    """Matured candidate runs asked for."""
+
+
+class Assignment(ApiModel):
+    """How a run gets its arm: sticky and repeatable."""
+
+    key: Literal["tenant", "run"] = "run"
+    """What sticks: a tenant, or a single run."""
+    salt: ShortText = ""
+    """Salt of the bucket hash; empty takes the rollout's UID."""
+
+
+class Backend(ApiModel):
+    """A Service behind the route."""
+
+    service: ObjectName
+    """Name of the Service."""
+    port: int = Field(ge=1, le=65535)
+    """Port."""
+
+
+class ParentRef(ApiModel):
+    """A Gateway in the same namespace."""
+
+    name: ObjectName
+    """Gateway."""
+    section_name: ShortText | None = None
+    """Listener."""
+
+
+class Traffic(ApiModel):
+    """How the weight reaches the agent."""
+
+    router: Literal["configMap", "httpRoute"] = "configMap"
+    """`configMap`: the agent's in-process ShadowRouter follows it; `httpRoute`: weights on a Gateway API route."""
+    config_map: ObjectName | None = None
+    """Name of the ConfigMap; defaults to `<rollout>-router`. Router `configMap` only."""
+    parent_refs: list[ParentRef] = Field(default_factory=list, max_length=8)
+    """Gateways. Router `httpRoute` only."""
+    hostnames: list[ShortText] = Field(default_factory=list, max_length=16)
+    """Host names of the route. Router `httpRoute` only."""
+    stable: Backend | None = None
+    """Service that serves the stable weights. Router `httpRoute` only."""
+    candidate: Backend | None = None
+    """Service that serves the candidate. Router `httpRoute` only."""
+
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": validations(
+            rule(
+                "self.router != 'httpRoute' || (has(self.stable) && has(self.candidate) && size(self.parentRefs) > 0)",
+                "spec.traffic needs parentRefs, stable and candidate where router is httpRoute",
+            ),
+        )
+    }
+
+
+class AnalysisSource(ApiModel):
+    """Traces of both arms."""
+
+    uri: StorageUri
+    """Prefix of the trace store."""
+
+
+class Analysis(ApiModel):
+    """How the arms are compared."""
+
+    source: AnalysisSource
+    """Traces of both arms."""
+    interval: Duration = "5m"
+    """Time between analyses."""
+    method: Literal["sequential", "tolerance"] = "sequential"
+    """`sequential`: tests valid under peeking; `tolerance`: the candidate's step escalation rate may exceed the
+    stable arm's by `tolerance`."""
+    margin: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Non-inferiority margin on the escalation rate of runs (sequential)."""
+    tolerance: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Allowed excess of the escalation rate of steps (tolerance)."""
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Error level of each sequential test."""
+    maturity: Duration = "15m"
+    """Time after a run's end before it counts: escalations arrive late."""
+    max_duration: Duration = "7d"
+    """How long a step may stay undecided."""
+
+
+class StepScorecard(ApiModel):
+    """The scorecard that the rollout creates for each step."""
+
+    tier: Literal["base", "first_sft", "future"] = "first_sft"
+    """Tier."""
+    required_gates: list[GATE_NAMES] = Field(default=["escalation_rate_max"], min_length=1, max_length=9)
+    """Gates whose absence is not a pass."""
+    valid_for: Duration = "24h"
+    """How long its verdict may be relied on."""
+
+
+class ShadowRolloutSpec(ApiModel):
+    """What to roll out, and how carefully."""
+
+    candidate: RolloutCandidate
+    """What is rolled out. Changing it starts again from 0."""
+    stable: StableTarget
+    """What it replaces."""
+    scorecard_ref: LocalRef | None = None
+    """Offline PromotionScorecard that must say Pass for the candidate's digest before any traffic moves. Leaving it
+    out is a decision to go without, and shows in the conditions."""
+    steps: list[RolloutStep] = Field(
+        min_length=1,
+        max_length=20,
+        json_schema_extra=validations(
+            rule("self[self.size() - 1].weight == 100", "spec.steps: the last step's weight must be 100"),
+            rule(
+                "self.all(a, self.exists_one(b, b.weight == a.weight)) && self.map(s, s.weight).isSorted()",
+                "spec.steps: weights must increase strictly",
+            ),
+        ),
+    )
+    """Weights, strictly increasing, the last 100."""
+    assignment: Assignment = Assignment()
+    """How a run gets its arm."""
+    traffic: Traffic = Traffic()
+    """How the weight reaches the agent."""
+    analysis: Analysis
+    """How the arms are compared."""
+    scorecard: StepScorecard = StepScorecard()
+    """The scorecard of each step."""
+    output: StorageUri
+    """Analyses and scorecards are published below it."""
+    on_inconclusive: Literal["Hold", "Rollback"] = "Hold"
+    """What to do when `analysis.maxDuration` passes without a decision."""
+    approval: list[int] = Field(default_factory=list, max_length=20)
+    """Steps (from 1) that wait for the promote annotation once their evidence is in."""
+    profile: ObjectName = "cpu"
+    """Compute profile of analyses and scorecards."""
+    bake: Duration = "0s"
+    """Time at 100 % before the channel moves."""
+    paused: bool = False
+    """Hold the present weight while true; harm still rolls back."""
+
+
+class Weight(StatusModel):
+    """Share of the candidate, per cent."""
+
+    desired: int = 0
+    """What the rollout wants."""
+    actual: int = 0
+    """What the router was last seen to have."""
+
+
+class ArmStatus(StatusModel):
+    """Matured runs of an arm since the step began."""
+
+    runs: int = 0
+    """Runs."""
+    escalations: int = 0
+    """Runs with at least one escalation."""
+    steps: int = 0
+    """Steps of these runs."""
+    step_escalations: int = 0
+    """Steps that escalated."""
+
+
+class Arms(StatusModel):
+    """Both arms."""
+
+    stable: ArmStatus = ArmStatus()
+    """The stable arm."""
+    candidate: ArmStatus = ArmStatus()
+    """The candidate arm."""
+
+
+class StepScorecardStatus(StatusModel):
+    """The scorecard of a step."""
+
+    step: int
+    """Step, from 1."""
+    name: ShortText
+    """PromotionScorecard."""
+    verdict: ShortText = ""
+    """Its verdict."""
+
+
+class EvidenceStatus(StatusModel):
+    """The newest analysis of the present step."""
+
+    uri: Annotated[str, StringConstraints(max_length=1100)]
+    """The published analysis."""
+    digest: DigestString
+    """Its digest."""
+    step: int
+    """Step that it is about."""
+    verdict: ShortText
+    """What it shows."""
+    at: Timestamp
+    """Instant of the analysis."""
+    harm: float | None = None
+    """E-value for harm."""
+    non_inferiority: float | None = None
+    """E-value for non-inferiority."""
+    candidate_share: float | None = None
+    """Measured share of the candidate arm."""
+
+
+class Approval(StatusModel):
+    """A manual approval."""
+
+    step: int
+    """Step."""
+    at: Timestamp
+    """When."""
+    by: ShortText = ""
+    """Who set the annotation, as far as the API server recorded it (field manager)."""
+
+
+class ShadowRolloutStatus(BaseStatus):
+    """Where the rollout stands."""
+
+    step: int = 0
+    """Present step, from 1; 0 before the first and after a rollback."""
+    step_started_at: Timestamp | None = None
+    """When the present weight was verified: evidence before it never counts."""
+    weight: Weight = Weight()
+    """Share of the candidate."""
+    arms: Arms = Arms()
+    """Matured runs of the present step."""
+    verdict: ShortText = ""
+    """What the newest analysis shows."""
+    evidence: EvidenceStatus | None = None
+    """The newest analysis."""
+    scorecards: list[StepScorecardStatus] = Field(default_factory=list, max_length=40)
+    """Scorecards of the steps."""
+    approvals: list[Approval] = Field(default_factory=list, max_length=20)
+    """Manual approvals."""
+    candidate_digest: DigestString | None = None
+    """Weights that are rolled out, pinned at start."""
+    candidate_uri: Annotated[str, StringConstraints(max_length=1100)] | None = None
+    """Where they lie."""
+    stable_digest: DigestString | None = None
+    """Weights that serve the rest, pinned at start."""
+    last_good: DigestString | None = None
+    """What the channel pointed to before promotion."""
+    round: int = 0
+    """Times that the rollout has started from the first step."""
+
+
+class ShadowRollout(SluiceObject):
+    """Shifts traffic to a candidate step by step, each on fresh evidence and a fresh scorecard; harm rolls back."""
+
+    crd: ClassVar[CrdNames] = CrdNames(
+        kind="ShadowRollout",
+        plural="shadowrollouts",
+        short=("shr",),
+        columns=(
+            PrinterColumn(name="Phase", path=".status.phase"),
+            PrinterColumn(name="Step", path=".status.step", type="integer"),
+            PrinterColumn(name="Desired", path=".status.weight.desired", type="integer"),
+            PrinterColumn(name="Actual", path=".status.weight.actual", type="integer"),
+            REASON,
+            PrinterColumn(name="Runs", path=".status.arms.candidate.runs", type="integer"),
+            PrinterColumn(name="Verdict", path=".status.verdict", wide=True),
+            PrinterColumn(name="Candidate", path=".status.candidateDigest", wide=True),
+            MESSAGE,
+            AGE,
+        ),
+    )
+    spec: ShadowRolloutSpec
+    """What to roll out."""
+    status: ShadowRolloutStatus = ShadowRolloutStatus()
+    """Where the rollout stands."""

@@ -1,0 +1,1 @@
+"""Pure decisions: `decide(object, observed, now) -> Decision`, one module a kind."""

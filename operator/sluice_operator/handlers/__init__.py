@@ -1,0 +1,1 @@
+"""kopf handlers: parse, make one call, end. One module a kind."""

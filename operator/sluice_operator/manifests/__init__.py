@@ -1,0 +1,1 @@
+"""Builders of child objects, pure, one module a kind."""
