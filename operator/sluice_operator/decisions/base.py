@@ -1,7 +1,7 @@
 """The seam between the pure half of the operator and the half that does IO.
 
-`observe` gathers facts into an `Observed`; `decide` turns object, facts and an instant into a `Decision`; `apply` carries
-it out. Everything here is data: frozen, without IO, clock or randomness.
+`observe` gathers facts into an `Observed`; `decide` turns object, facts and an instant into a `Decision`; `apply`
+carries it out. Everything here is data: frozen, without IO, clock or randomness.
 
 Crash safety rests on three habits: an attempt is written into the status as an intent before its job is submitted; the
 job's name is a function of kind, name, UID and attempt; and submitting a job that already exists under our UID is
