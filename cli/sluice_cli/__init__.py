@@ -1,1 +1,1 @@
-"""Placeholder docstring."""
+"""The command line: `sluice …` and the kubectl plugin. Each command imports what it needs, when it needs it."""

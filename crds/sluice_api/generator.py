@@ -102,7 +102,7 @@ def structural(
         if bound in schema:
             result[limit], result[bound] = schema[bound], True
     if defaults and schema.get("default") is not None:
-        result["default"] = schema["default"]
+        result["default"] = _without_nulls(schema["default"])
     if result.get("type") == "integer":
         result["format"] = "int64"
     if "description" in result:
@@ -111,6 +111,13 @@ def structural(
     if "type" not in result and not result.get("x-kubernetes-preserve-unknown-fields"):
         raise UntranslatableSchema(f"{path}: every node of a structural schema needs a type")
     return result
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a default without its null members, which the API server refuses."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(member) for key, member in value.items() if member is not None}
+    return value
 
 
 def _only_alternative(schema: Mapping[str, Any], path: str) -> dict[str, Any]:
