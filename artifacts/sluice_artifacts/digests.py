@@ -1,0 +1,97 @@
+"""Digests: names that only one content can have."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from sluice_artifacts.errors import CorruptError, NotFoundError
+
+ALGORITHM = "sha256"
+"""The one digest algorithm; the prefix of every digest."""
+
+CHUNK_BYTES = 1 << 20
+"""Bytes that are read or hashed at a time."""
+
+
+def from_hex(sha256: str) -> str:
+    """Return `sha256:<hex>` for a hexadecimal SHA-256."""
+    return f"{ALGORITHM}:{sha256}"
+
+
+def to_hex(digest: str) -> str:
+    """Return the 64 hexadecimal digits of `sha256:<hex>`.
+
+    Raises:
+        ValueError: the digest is of another form.
+    """
+    algorithm, _, sha256 = digest.partition(":")
+    if algorithm != ALGORITHM or len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise ValueError(f"digest {digest!r} is not 'sha256:' followed by 64 lower-case hexadecimal digits")
+    return sha256
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return the digest of a byte string."""
+    return from_hex(hashlib.sha256(data).hexdigest())
+
+
+def digest_file(path: str | Path) -> str:
+    """Return the digest of a file, read in chunks.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with Path(path).open("rb") as stream:
+        return from_hex(hashlib.file_digest(stream, ALGORITHM).hexdigest())
+
+
+def canonical_json(document: BaseModel | Mapping[str, Any]) -> bytes:
+    """Return the one JSON form of a document: keys sorted, no spaces, UTF-8, a newline at the end.
+
+    Models are written by alias and with their defaults, so that equal models give equal bytes.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot say.
+    """
+    plain = document.model_dump(mode="json", by_alias=True) if isinstance(document, BaseModel) else document
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def tree_files(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield `(relative POSIX path, file)` of a folder in byte order of the relative path.
+
+    Entries whose name starts with a dot are left out: they hold bookkeeping (`.gitattributes`, `.cache/`), not weights.
+    Links are followed, since model caches are made of them.
+    """
+    entries = [(child.name + "/" if child.is_dir() else child.name, child) for child in path.iterdir()]
+    for name, child in sorted(entries, key=lambda entry: entry[0].encode("utf-8", "surrogateescape")):
+        if name.startswith("."):
+            continue
+        if name.endswith("/"):
+            yield from ((name + below, file) for below, file in tree_files(child))
+        else:
+            yield name, child
+
+
+def digest_tree(path: Path) -> str:
+    """Return the digest over a folder's files: of the listing `<sha256 hex>  <relative path>`, a line a file.
+
+    The listing is what `sha256sum` prints for the files in byte order of their paths, so that the digest can be
+    checked by hand. Names that start with a dot do not count.
+
+    Raises:
+        NotFoundError: the folder is missing.
+        CorruptError: the folder holds no file.
+    """
+    uri = f"file://{path}"
+    if not path.is_dir():
+        raise NotFoundError(uri, "no such folder; check the path")
+    lines = [f"{to_hex(digest_file(file))}  {name}\n" for name, file in tree_files(path)]
+    if not lines:
+        raise CorruptError(uri, "the folder holds no file, so it has no digest")
+    return digest_bytes("".join(lines).encode("utf-8", "surrogateescape"))

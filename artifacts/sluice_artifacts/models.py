@@ -1,0 +1,180 @@
+"""Base models: fetched from a hub, a bucket or a folder, and let through only as plain, verified weights.
+
+Only safetensors files count as weights. Formats that can run code when they are loaded (pickles under any of their
+names) and models that bring code of their own are refused before anything opens them.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sluice_api.contracts.base import ModelRef
+from sluice_artifacts.digests import canonical_json, digest_bytes, digest_tree, to_hex, tree_files
+from sluice_artifacts.errors import (
+    ArtifactError,
+    CorruptError,
+    ForbiddenError,
+    NotFoundError,
+    UnreachableError,
+)
+from sluice_artifacts.files import file_path
+from sluice_artifacts.folders import folder_lock, new_folder
+from sluice_artifacts.store import check_relative, join, open_store
+
+EXECUTABLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5"})
+"""Weight formats that are pickles, or can hold one."""
+
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+"""Files of a hub repository that are downloaded: weights, configurations, tokenizers, chat templates."""
+
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_HEADER_LIMIT = 100 << 20
+
+
+def fetch_model(ref: ModelRef, cache: Path) -> Path:
+    """Return a local folder that holds a base model, verified.
+
+    `hf://owner/name` goes through huggingface_hub's cache below `cache` (offline mode and tokens by its own
+    variables), `s3://` is copied below `cache`, `file://` is used in place. The digest is that of `digest_tree`.
+
+    Raises:
+        NotFoundError: no such model, or no safetensors weights in it.
+        CorruptError: other bytes than `ref.digest` says, a truncated weights file, or something that could run code.
+        ArtifactError: the storage or the hub failed.
+    """
+    scheme = ref.uri.partition("://")[0]
+    if scheme == "file":
+        folder = file_path(ref.uri)
+        if not folder.is_dir():
+            raise NotFoundError(ref.uri, "no such folder; check the base model's path")
+    elif scheme == "s3":
+        folder = _fetch_objects(ref, cache)
+    elif scheme == "hf":
+        folder = _fetch_hub(ref, cache)
+    else:
+        raise ArtifactError(ref.uri, "base models are hf://owner/name, s3://bucket/prefix or file:///path")
+    check_model(ref.uri, folder)
+    _check_digest(ref, folder)
+    return folder
+
+
+def check_model(uri: str, folder: Path) -> None:
+    """Refuse a model folder that could run code, or whose weights are missing or truncated.
+
+    Raises:
+        NotFoundError: no `config.json`, or no safetensors file.
+        CorruptError: a pickle, a Python file, `auto_map` in a configuration, or a broken safetensors file.
+    """
+    files = list(tree_files(folder))
+    for name, _ in files:
+        _check_name(uri, name)
+    names = {name for name, _ in files}
+    if "config.json" not in names:
+        raise NotFoundError(uri, "holds no config.json; point to a transformers model folder")
+    weights = [(name, file) for name, file in files if name.endswith(".safetensors")]
+    if not weights:
+        raise NotFoundError(uri, "holds no *.safetensors weights; convert the model to safetensors")
+    for name, file in files:
+        if name.endswith("config.json"):
+            _check_configuration(uri, name, file)
+    for name, file in weights:
+        _check_safetensors(uri, name, file)
+
+
+def _check_name(uri: str, name: str) -> None:
+    suffix = Path(name).suffix.lower()
+    if suffix in EXECUTABLE_SUFFIXES:
+        raise CorruptError(uri, f"refused: {name} can run code when it is loaded; remove it and ship safetensors only")
+    if suffix == ".py":
+        raise CorruptError(uri, f"refused: {name} is code that the model brings; use a model that transformers knows")
+
+
+def _check_configuration(uri: str, name: str, file: Path) -> None:
+    try:
+        configuration: Any = json.loads(file.read_bytes())
+    except ValueError:
+        raise CorruptError(uri, f"{name} is no JSON; fetch the model again") from None
+    if isinstance(configuration, dict) and configuration.get("auto_map"):
+        raise CorruptError(uri, f"refused: {name} asks for code of its own (auto_map); use a model transformers knows")
+
+
+def _check_safetensors(uri: str, name: str, file: Path) -> None:
+    """Compare a safetensors file's size with its own header: eight bytes of length, JSON, then the tensors."""
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+                raise ValueError("header longer than the file")
+            header = json.loads(stream.read(length))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        if 8 + length + max(ends, default=0) != size:
+            raise ValueError("size differs from the header's")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise CorruptError(uri, f"{name} is truncated or no safetensors file; fetch the model again") from None
+
+
+def _check_digest(ref: ModelRef, folder: Path) -> None:
+    if ref.digest is None:
+        return
+    found = digest_tree(folder)
+    if found != ref.digest:
+        raise CorruptError(ref.uri, f"its digest is {found}, {ref.digest} was expected; the model has changed")
+
+
+def _fetch_objects(ref: ModelRef, cache: Path) -> Path:
+    """Copy the objects below an S3 prefix; the folder is named by what the listing says, so that changes show."""
+    store = open_store(ref.uri)
+    base = ref.uri.rstrip("/") + "/"
+    objects = {info.uri.removeprefix(base): info for info in store.list(base)}
+    if not objects:
+        raise NotFoundError(ref.uri, "no objects below this prefix; check the base model's URI")
+    for name in objects:
+        _check_name(ref.uri, check_relative(name))
+    listing = {name: [info.etag, info.size] for name, info in objects.items()}
+    key = to_hex(digest_bytes(canonical_json({"uri": base, "objects": listing})))
+    folder = cache / "objects" / key[:32]
+    with folder_lock(folder):
+        if not folder.is_dir():
+            with new_folder(folder) as temporary:
+                for name in objects:
+                    store.download(join(base, name), temporary / name)
+    return folder
+
+
+def _fetch_hub(ref: ModelRef, cache: Path) -> Path:
+    """Download a repository of the hub, or find it in the hub's cache when that is all there is."""
+    name = ref.uri.removeprefix("hf://").strip("/")
+    if not _HUB_NAME.match(name):
+        raise ArtifactError(ref.uri, "a model on the hub is written hf://owner/name")
+    try:
+        from huggingface_hub import errors as hub
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ArtifactError(ref.uri, "hf:// needs huggingface_hub: pip install 'sluice[trainer]'") from error
+    revision = ref.revision or None
+    shown = f"revision {revision or 'main'}"
+    try:
+        path = snapshot_download(name, revision=revision, cache_dir=cache / "hub", allow_patterns=HUB_PATTERNS)
+    except hub.GatedRepoError as error:
+        raise ForbiddenError(ref.uri, "the model is gated: accept its licence and set HF_TOKEN") from error
+    except hub.RevisionNotFoundError as error:
+        raise NotFoundError(ref.uri, f"the hub has no {shown} of it; correct spec.baseModel.revision") from error
+    except hub.RepositoryNotFoundError as error:
+        raise NotFoundError(
+            ref.uri, "the hub has no such model, or it is private: correct the name, or set HF_TOKEN"
+        ) from error
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+        raise UnreachableError(
+            ref.uri, f"{shown} is not in the local cache and the hub cannot be reached; allow access or use s3://"
+        ) from error
+    except hub.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        kind = ForbiddenError if status in (401, 403) else UnreachableError
+        raise kind(ref.uri, f"the hub answered {status}; check HF_TOKEN, or try again later") from error
+    except (OSError, ConnectionError) as error:
+        raise UnreachableError(ref.uri, f"the hub cannot be reached ({type(error).__name__}); try again") from error
+    except hub.HFValidationError as error:
+        raise ArtifactError(ref.uri, "a model on the hub is written hf://owner/name") from error
+    return Path(path)
