@@ -16,3 +16,34 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 .PHONY: install
 install: $(VENV)/.installed ## create .venv with everything (about half a minute)
+
+.PHONY: demo
+demo: install ## run the whole loop on this machine, in front of you (KEEP=1 leaves the cluster up)
+	$(VENV)/bin/sluice demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: install ## run the tests, integration tests on a real API server, Ray and S3 included
+	$(PY) -P -m pytest -q $(PYTEST_ARGS)
+
+.PHONY: check
+check: install verify ## lint, format, types, import rules, generated files
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+.PHONY: crds
+crds: install ## write the CRDs from the kinds
+	$(PY) -P -m sluice_api.generator
+
+.PHONY: verify
+verify: install ## fail when a generated file differs from its source
+	$(PY) -P -m sluice_api.generator --check
+
+.PHONY: constraints
+constraints: install ## write the versions in use to constraints.txt
+	uv pip freeze --python $(PY) | grep -v -e '^-e' -e '@' > constraints.txt
+
+.PHONY: clean
+clean: ## remove the virtual environment and caches of tools (never builds under the user's cache folder)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
