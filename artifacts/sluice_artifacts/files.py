@@ -79,28 +79,26 @@ class FileStore:
         with _translated(uri), _temporary_beside(target) as temporary:
             with temporary.open("xb") as stream:
                 stream.write(data)
-                _sync(stream.fileno())
+                stream.flush()
+                os.fsync(stream.fileno())
             _place(uri, temporary, target, if_absent=if_absent, if_match=if_match)
         return hashlib.sha256(data).hexdigest()
 
     def download(self, uri: str, path: Path, *, sha256: str | None = None) -> str:
-        """Copy a file out, verified."""
-        source = file_path(uri)
-        with _translated(uri), source.open("rb") as stream:
-            chunks = iter(lambda: stream.read(CHUNK_BYTES), b"")
-            return write_stream(uri, chunks, path, sha256=sha256)
+        """Copy a file out, verified. An `OSError` is about the copy."""
+        return write_stream(uri, _chunks(uri, file_path(uri)), path, sha256=sha256)
 
     def upload(self, path: Path, uri: str, *, if_absent: bool = False) -> str:
-        """Copy a file in."""
+        """Copy a file in. An `OSError` is about the file that is read."""
         target = file_path(uri)
         digest = hashlib.sha256()
-        with _translated(uri), _temporary_beside(target) as temporary:
-            with path.open("rb") as source, temporary.open("xb") as sink:
+        with path.open("rb") as source, _translated(uri), _temporary_beside(target) as temporary:
+            with temporary.open("xb") as sink:
                 while chunk := source.read(CHUNK_BYTES):
                     digest.update(chunk)
                     sink.write(chunk)
                 sink.flush()
-                _sync(sink.fileno())
+                os.fsync(sink.fileno())
             _place(uri, temporary, target, if_absent=if_absent)
         return digest.hexdigest()
 
@@ -149,7 +147,7 @@ def write_stream(uri: str, chunks: Iterator[bytes], path: Path, *, sha256: str |
                 digest.update(chunk)
                 sink.write(chunk)
             sink.flush()
-            _sync(sink.fileno())
+            os.fsync(sink.fileno())
         found = digest.hexdigest()
         if sha256 is not None and found != sha256:
             raise CorruptError(
@@ -158,6 +156,13 @@ def write_stream(uri: str, chunks: Iterator[bytes], path: Path, *, sha256: str |
         temporary.replace(path)
         _sync_folder(path.parent)
     return found
+
+
+def _chunks(uri: str, source: Path) -> Iterator[bytes]:
+    """Yield a file's bytes."""
+    with _translated(uri), source.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
 
 
 def _place(uri: str, temporary: Path, target: Path, *, if_absent: bool, if_match: str | None = None) -> None:
@@ -207,10 +212,6 @@ def _make_folders(folder: Path) -> None:
     _make_folders(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
