@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,13 +20,14 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
+    FlexibleChecksumError,
     IncompleteReadError,
     ReadTimeoutError,
     ResponseStreamingError,
 )
 
 from sluice_artifacts.digests import CHUNK_BYTES
-from sluice_artifacts.errors import ArtifactError, ConflictError, NotFoundError, UnreachableError
+from sluice_artifacts.errors import ArtifactError, ConflictError, CorruptError, NotFoundError, UnreachableError
 from sluice_artifacts.files import write_stream
 from sluice_artifacts.multipart import PART_BYTES, send_parts
 from sluice_artifacts.s3_errors import error_code, translated
@@ -269,6 +271,9 @@ class _Download:
                 if attempt + 1 == STREAM_ATTEMPTS:
                     message = f"the download from {self._endpoint} broke {STREAM_ATTEMPTS} times; try again later"
                     raise UnreachableError(self._uri, message) from error
+            except FlexibleChecksumError as error:
+                message = "its bytes differ from the checksum that the storage keeps; publish it again"
+                raise CorruptError(self._uri, message) from error
 
     def _from(self, offset: int) -> Iterator[bytes]:
         """Yield the rest from an offset, of the version that was begun with."""
@@ -280,7 +285,7 @@ class _Download:
         except ConflictError as error:
             raise ConflictError(self._uri, "was replaced while it was read; read it again") from error
         self.etag = _plain(answer["ETag"])
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             yield from body.iter_chunks(CHUNK_BYTES)
 
 
