@@ -10,6 +10,8 @@ TRAIN_FILE = "train.jsonl"
 """Rows to train on."""
 HOLDOUT_FILE = "holdout.jsonl"
 """Rows kept out of training, for ever, in this lineage."""
+RUNS_FILE = "runs.jsonl"
+"""Lineage: a line for every run with its trace file, and whether its rows are trained on or held out."""
 
 
 class Turn(Contract):
@@ -96,6 +98,10 @@ class DatasetManifest(Contract):
     """Steps by ladder rule."""
     dropped: dict[str, int] = Field(default_factory=dict)
     """Steps left out, by reason."""
+    skipped: dict[str, int] = Field(default_factory=dict)
+    """Good traces left out, by reason."""
+    redactions: dict[str, int] = Field(default_factory=dict)
+    """Private texts that were replaced, by detector."""
     parent: Digest | None = None
     """Previous version of the same dataset."""
     code_version: str = ""

@@ -96,6 +96,8 @@ class LabelJob(JobBase):
     """Newest runs, or whole tenants, are held out; never single rows."""
     require_review: bool = False
     """Only traces whose `review_status` is `approved`."""
+    max_bad_fraction: float = 1.0
+    """More unreadable trace files than this share fail the build; they are counted and named in any case."""
     dataset_uri: str
     """Prefix below which the version is published as `<sha256>/`."""
     parent: Digest | None = None
@@ -208,6 +210,9 @@ class ShadowJob(JobBase):
     """Prefix of the trace store."""
     since: str
     """Start of the step: evidence before it never counts."""
+    baseline_since: str = ""
+    """Start of the stable arm's evidence where it differs: at 100 % no stable arm runs beside the candidate, and the
+    stable runs of the step before are the comparison. Empty takes `since`."""
     now: str
     """Instant of the analysis, from the operator's clock: decides maturity, so that a repeated job agrees."""
     rollout: str

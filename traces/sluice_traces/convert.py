@@ -1,0 +1,255 @@
+"""Judged steps to training rows in the one prompt and the one action grammar of `sluice_api`.
+
+Positive (and, on request, neutral) steps become supervised rows. A negative step never takes that shape: it becomes a
+`rejected` row (here) or the rejected side of a real pair (`sluice_traces.preference`).
+"""
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from sluice_api.actions import format_action
+from sluice_api.chat import render_assistant, render_user
+from sluice_api.contracts.trace import Label, LabelReason
+from sluice_api.ladder import judge
+from sluice_traces.ladder import judge_calm
+from sluice_traces.records import ActionRecord, LabelledStepRecord, StepRecord
+from sluice_traces.rows import ENCODER, SYSTEM_TURN, MetadataRow, RejectedRowRecord, SftRowRecord, TurnRow
+
+
+class DropReason(StrEnum):
+    """Why a judged step became no row."""
+
+    LABEL_NOT_KEPT = "label_not_kept"
+    """Its label is not among the labels to keep."""
+    NO_ACTION = "no_action"
+    """The model took no action."""
+    ACTION_NOT_IN_GRAMMAR = "action_not_in_grammar"
+    """An unknown action, or one without coordinates, text or keys."""
+    NO_SCREENSHOT = "no_screenshot"
+    """Its screenshot is missing and asked for."""
+    UNPAIRED = "unpaired"
+    """Preference pairs: nothing in the same state to pair it with."""
+    PRIVATE = "private"
+    """Quarantined: it held what must not leave."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConvertConfig:
+    """How a judged step becomes a row."""
+
+    keep: frozenset[Label] = frozenset({Label.POSITIVE})
+    """Labels to keep."""
+    screen_width: int = 1280
+    """Pixels, for the prompt."""
+    screen_height: int = 720
+    """Pixels, for the prompt."""
+    require_screenshot: bool = True
+    """Drop steps whose screenshot is missing."""
+
+    def __post_init__(self) -> None:
+        if not self.keep:
+            raise ValueError("keep names no label: give at least one of positive, negative, neutral")
+        if self.screen_width < 1 or self.screen_height < 1:
+            raise ValueError(f"the screen is {self.screen_width}x{self.screen_height}: both sides must be positive")
+
+
+@dataclass(slots=True)
+class Tally:
+    """Steps by what became of them."""
+
+    reasons: dict[LabelReason, int] = field(default_factory=dict)
+    """Steps by ladder rule."""
+    dropped: dict[DropReason, int] = field(default_factory=dict)
+    """Steps that became no row."""
+
+    def judged(self, reason: LabelReason) -> None:
+        """Count a judged step."""
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+    def drop(self, reason: DropReason, count: int = 1) -> None:
+        """Count steps that became no row."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def merge(self, other: "Tally") -> None:
+        """Add another tally's counts to this one."""
+        for reason, count in other.reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        for dropped, count in other.dropped.items():
+            self.drop(dropped, count)
+
+    def labels(self) -> dict[str, int]:
+        """Steps by label, all three named."""
+        counts = {label.value: 0 for label in Label}
+        for reason, count in self.reasons.items():
+            counts[LABEL_OF[reason].value] += count
+        return counts
+
+    def label_reasons(self) -> dict[str, int]:
+        """Steps by ladder rule, in the ladder's order."""
+        return {reason.value: self.reasons[reason] for reason in LabelReason if reason in self.reasons}
+
+    def drops(self) -> dict[str, int]:
+        """Dropped steps by reason, sorted."""
+        return {reason.value: count for reason, count in sorted(self.dropped.items())}
+
+
+LABEL_OF = {
+    LabelReason.ESCALATION: Label.NEGATIVE,
+    LabelReason.FAILED_STEP: Label.NEGATIVE,
+    LabelReason.GATE_VERIFY_PASS: Label.POSITIVE,
+    LabelReason.SUCCESS_WITH_OBSERVED_DELTA: Label.POSITIVE,
+    LabelReason.SUCCESS_NO_DELTA: Label.NEUTRAL,
+}
+"""The label that each rule of the ladder gives."""
+
+Verdict = tuple[Label, LabelReason]
+"""Label and the rule behind it."""
+Scrub = Callable[[str], str]
+"""Removes private text; raises `PrivateTextError` to keep the whole step back."""
+
+
+class PrivateTextError(Exception):
+    """A step holds text that must not leave and may not be redacted; the message names the detector only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screens:
+    """Screenshots of one run."""
+
+    folder: str = ""
+    """Their folder, relative to the screenshots root."""
+    steps: Container[int] = ()
+    """Steps that have one."""
+
+    def image(self, step: int) -> str | None:
+        """Path of a step's screenshot relative to the root; None when there is none."""
+        return f"{self.folder}/{step:04d}.png" if step in self.steps else None
+
+
+NO_SCREENS = Screens()
+"""A run without screenshots."""
+
+
+def judge_steps(steps: Iterable[StepRecord], *, calm: bool) -> list[Verdict]:
+    """Judge every step of a run.
+
+    Args:
+        steps: the steps.
+        calm: the document was cleared by `may_escalate`, so rule 1 cannot fire.
+    """
+    ladder = judge_calm if calm else judge
+    return [ladder(step.success, step.data, step.observed_outcome) for step in steps]
+
+
+def carried_verdict(step: LabelledStepRecord) -> Verdict | None:
+    """The judgement that a labelled step carries; None when it carries none that is known."""
+    try:
+        return Label(step.label or ""), LabelReason(step.label_reason or "")
+    except ValueError:
+        return None
+
+
+def action_text(action: ActionRecord | None) -> str | DropReason:
+    """The action as one line of text, or why there is none."""
+    if action is None or not action.action_type:
+        return DropReason.NO_ACTION
+    return format_action(action.action_type, action.params) or DropReason.ACTION_NOT_IN_GRAMMAR
+
+
+def _scrub_action(action: ActionRecord | None, scrub: Scrub) -> ActionRecord | None:
+    """The action with its texts scrubbed before they are quoted, so that detectors see them as they are."""
+    if action is None or not action.params:
+        return action
+    params = {
+        name: scrub(value)
+        if isinstance(value, str)
+        else [scrub(item) if isinstance(item, str) else item for item in value]
+        if isinstance(value, list)
+        else value
+        for name, value in action.params.items()
+    }
+    return ActionRecord(action.action_type, params)
+
+
+class Converter:
+    """Turns judged steps into encoded rows. One instance serves any number of runs; it keeps nothing of them."""
+
+    def __init__(self, config: ConvertConfig, scrub: Scrub | None = None) -> None:
+        self._config = config
+        self._scrub = scrub
+
+    def prompt(self, intent: str | None, *, image: bool) -> TurnRow:
+        """The human turn of a step."""
+        text = intent or ""
+        if self._scrub is not None:
+            text = self._scrub(text)
+        return TurnRow("human", render_user(text, self._config.screen_width, self._config.screen_height, image))
+
+    def answer(self, step: StepRecord) -> str | DropReason:
+        """The assistant turn of a step, or why there is none."""
+        last, outcome = step.last_action, step.predicted_outcome
+        if self._scrub is not None:
+            last = _scrub_action(last, self._scrub)
+            outcome = self._scrub(outcome or "")
+        action = action_text(last)
+        return action if isinstance(action, DropReason) else render_assistant(outcome, action)
+
+    def rows(
+        self,
+        run_id: str,
+        tenant_id: str,
+        steps: Sequence[StepRecord],
+        verdicts: Sequence[Verdict],
+        screens: Screens,
+        tally: Tally,
+    ) -> list[bytes]:
+        """The supervised rows of one run, encoded, without line ends, in the order of the steps.
+
+        Args:
+            run_id: the run.
+            tenant_id: its tenant, empty for shared runs.
+            steps: its steps.
+            verdicts: one a step.
+            screens: its screenshots.
+            tally: counts every judged and every dropped step.
+        """
+        config, encode, rows = self._config, ENCODER.encode, []
+        for step, (label, reason) in zip(steps, verdicts, strict=True):
+            tally.judged(reason)
+            if label not in config.keep or label is Label.NEGATIVE:
+                tally.drop(DropReason.LABEL_NOT_KEPT)
+                continue
+            row = self._row(run_id, tenant_id, step, label, reason, screens)
+            if isinstance(row, DropReason):
+                tally.drop(row)
+            else:
+                rows.append(encode(row))
+        return rows
+
+    def rejected(
+        self, run_id: str, tenant_id: str, step: StepRecord, verdict: Verdict, screens: Screens
+    ) -> bytes | DropReason:
+        """A negative step as a `rejected` row, or why it is none."""
+        row = self._row(run_id, tenant_id, step, *verdict, screens)
+        if isinstance(row, DropReason):
+            return row
+        system, human, answer = row.conversations
+        return ENCODER.encode(RejectedRowRecord((system, human), answer.value, row.metadata, row.image))
+
+    def _row(
+        self, run_id: str, tenant_id: str, step: StepRecord, label: Label, reason: LabelReason, screens: Screens
+    ) -> SftRowRecord | DropReason:
+        image = screens.image(step.step_index)
+        if image is None and self._config.require_screenshot:
+            return DropReason.NO_SCREENSHOT
+        try:
+            answer = self.answer(step)
+            if isinstance(answer, DropReason):
+                return answer
+            human = self.prompt(step.intent, image=image is not None)
+        except PrivateTextError:
+            return DropReason.PRIVATE
+        action_type = (step.last_action.action_type if step.last_action else None) or ""
+        metadata = MetadataRow(run_id, tenant_id, step.step_index, label.value, reason.value, action_type)
+        return SftRowRecord((SYSTEM_TURN, human, TurnRow("gpt", answer)), metadata, image)

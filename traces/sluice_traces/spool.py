@@ -1,0 +1,192 @@
+"""Rows on their way into a dataset: kept on disk, so that memory does not grow with the input.
+
+Runs arrive in any order. Their rows are appended to one file; an SQLite index beside it knows where each run's rows
+lie, which run of a tenant was seen already, and gives the runs back in the dataset's order (tenant, run).
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+
+class Part(StrEnum):
+    """Where a run's rows go."""
+
+    TRAIN = "train"
+    """Rows to train on."""
+    HOLDOUT = "holdout"
+    """Rows kept out of training, for ever, in this lineage."""
+
+
+class LineageEntry(NamedTuple):
+    """One run of a version and where its rows went."""
+
+    tenant_id: str
+    """Its tenant, empty for shared runs."""
+    run_id: str
+    """The run."""
+    source: str
+    """Path of its trace below the source."""
+    part: Part
+    """Where its rows went, or would go: a run that the parent knows keeps its part even when its trace is gone."""
+    rows: int
+    """Rows that its steps gave."""
+
+
+_SCHEMA = """
+CREATE TABLE run (
+    tenant TEXT NOT NULL, run TEXT NOT NULL, source TEXT NOT NULL, started INTEGER,
+    rows INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, part TEXT NOT NULL DEFAULT 'train',
+    PRIMARY KEY (tenant, run)
+) WITHOUT ROWID;
+CREATE TABLE previous (
+    tenant TEXT NOT NULL, run TEXT NOT NULL, part TEXT NOT NULL, source TEXT NOT NULL, PRIMARY KEY (tenant, run)
+) WITHOUT ROWID;
+"""
+_CACHE_KIB = 8192
+_COPY_BYTES = 1 << 20
+_BATCH = 512
+
+
+class Spool:
+    """Collects the rows of runs on disk. A context manager; leaving it removes every trace of the rows."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Create the spool.
+
+        Args:
+            folder: where to keep the temporary folder; None takes the system's.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="sluice-spool-", dir=folder)
+        root = Path(self._folder.name)
+        self._rows = (root / "rows").open("w+b", buffering=_COPY_BYTES)
+        self._offset = 0
+        self._index = sqlite3.connect(root / "index.sqlite3", isolation_level=None)
+        self._index.execute("PRAGMA journal_mode=OFF")
+        self._index.execute("PRAGMA synchronous=OFF")
+        self._index.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        self._index.executescript(_SCHEMA)
+        self._index.execute("BEGIN")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary folder."""
+        self._index.close()
+        self._rows.close()
+        self._folder.cleanup()
+
+    def add(
+        self, tenant_id: str, run_id: str, source: str, started_us: int | None, lines: Iterable[bytes]
+    ) -> str | None:
+        """Keep one run's rows.
+
+        Args:
+            tenant_id: its tenant.
+            run_id: the run.
+            source: path of its trace below the source.
+            started_us: its start.
+            lines: its encoded rows, without line ends, in the order of the steps; may be empty.
+
+        Returns:
+            None, or the path of the trace that gave the same run before: then nothing is kept.
+        """
+        block = b"".join([line + b"\n" for line in lines])
+        rows = block.count(b"\n")
+        try:
+            self._index.execute(
+                "INSERT INTO run (tenant, run, source, started, rows, offset, length) VALUES (?,?,?,?,?,?,?)",
+                (tenant_id, run_id, source, started_us, rows, self._offset, len(block)),
+            )
+        except sqlite3.IntegrityError:
+            found = self._index.execute(
+                "SELECT source FROM run WHERE tenant=? AND run=?", (tenant_id, run_id)
+            ).fetchone()
+            return str(found[0])
+        self._rows.write(block)
+        self._offset += len(block)
+        return None
+
+    def remember(self, tenant_id: str, run_id: str, part: Part, source: str) -> None:
+        """Note where the parent version put a run."""
+        self._index.execute(
+            "INSERT OR REPLACE INTO previous (tenant, run, part, source) VALUES (?,?,?,?)",
+            (tenant_id, run_id, part.value, source),
+        )
+
+    def tenant_sizes(self) -> list[tuple[str, int, int, int]]:
+        """Per tenant, in order: its runs that count, and how many of its runs the parent version trained on or held.
+
+        A run counts when it gave rows or is held out already.
+        """
+        return self._index.execute(
+            "SELECT r.tenant, SUM(r.rows > 0 OR p.part IS 'holdout'), COUNT(*) FILTER (WHERE p.part = 'train'),"
+            " COUNT(*) FILTER (WHERE p.part = 'holdout') FROM run r"
+            " LEFT JOIN previous p ON p.tenant = r.tenant AND p.run = r.run GROUP BY r.tenant ORDER BY r.tenant"
+        ).fetchall()
+
+    def hold_out_previous(self) -> None:
+        """Hold out what the parent version held out."""
+        self._index.execute(
+            "UPDATE run SET part = 'holdout' WHERE (tenant, run) IN"
+            " (SELECT tenant, run FROM previous WHERE part = 'holdout')"
+        )
+
+    def hold_out_newest(self, count: int) -> None:
+        """Hold out the newest runs that gave rows and that the parent does not know; no known start means oldest."""
+        self._index.execute(
+            "UPDATE run SET part = 'holdout' WHERE (tenant, run) IN (SELECT r.tenant, r.run FROM run r"
+            " LEFT JOIN previous p ON p.tenant = r.tenant AND p.run = r.run WHERE p.part IS NULL AND r.rows > 0"
+            " ORDER BY r.started DESC NULLS LAST, r.tenant DESC, r.run DESC LIMIT ?)",
+            (max(0, count),),
+        )
+
+    def hold_out_tenant(self, tenant_id: str) -> None:
+        """Hold out the runs of a tenant that the parent does not know."""
+        self._index.execute(
+            "UPDATE run SET part = 'holdout' WHERE tenant = ? AND NOT EXISTS"
+            " (SELECT 1 FROM previous p WHERE p.tenant = run.tenant AND p.run = run.run)",
+            (tenant_id,),
+        )
+
+    def lineage(self) -> Iterator[LineageEntry]:
+        """Every run that gave rows or that the parent version knows, in the dataset's order."""
+        cursor = self._index.execute(
+            "SELECT tenant, run, source, part, rows FROM run r WHERE rows > 0 OR EXISTS"
+            " (SELECT 1 FROM previous p WHERE p.tenant = r.tenant AND p.run = r.run)"
+            " UNION ALL SELECT tenant, run, source, part, 0 FROM previous p WHERE NOT EXISTS"
+            " (SELECT 1 FROM run r WHERE r.tenant = p.tenant AND r.run = p.run) ORDER BY 1, 2"
+        )
+        for tenant, run, source, part, rows in cursor:
+            yield LineageEntry(tenant, run, source, Part(part), rows)
+
+    def blocks(self, part: Part) -> Iterator[bytes]:
+        """The rows of one part, a run at a time, each line ended, in the dataset's order."""
+        self._rows.flush()
+        cursor = self._index.execute(
+            "SELECT offset, length FROM run WHERE part = ? AND rows > 0 ORDER BY tenant, run", (part.value,)
+        )
+        while batch := cursor.fetchmany(_BATCH):
+            for offset, length in batch:
+                self._rows.seek(offset)
+                yield self._rows.read(length)
+
+    def row_count(self, part: Part | None = None) -> int:
+        """Rows of one part, or of all."""
+        where, values = ("WHERE part = ?", (part.value,)) if part else ("", ())
+        found = self._index.execute(f"SELECT COALESCE(SUM(rows), 0) FROM run {where}", values).fetchone()
+        return int(found[0])
+
+    def run_count(self) -> int:
+        """Runs."""
+        return int(self._index.execute("SELECT COUNT(*) FROM run").fetchone()[0])
