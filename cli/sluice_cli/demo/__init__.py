@@ -1,1 +1,1 @@
-"""`sluice demo`: the whole loop in front of the user. Nothing here decides: it applies manifests and shows the effect."""
+"""`sluice demo`: the whole loop in front of the user. Nothing here decides: manifests are applied, effects are shown."""
