@@ -135,6 +135,8 @@ class AttemptFailure(StatusModel):
 
     failure_class: Annotated[str, StringConstraints(max_length=64)] = Field(alias="class")
     """Failure class: decides whether it is tried again."""
+    reason: Annotated[str, StringConstraints(max_length=128)] = ""
+    """CamelCase reason where it says more than the class, e.g. `DeadlineExceeded` or `Suspended`."""
     message: Annotated[str, StringConstraints(max_length=4096)] = ""
     """What happened and what to do."""
 
@@ -154,8 +156,12 @@ class Attempt(StatusModel):
     """Attempt-scoped prefix of progress and result."""
     inputs: dict[str, DigestString] = Field(default_factory=dict, max_length=16)
     """Digests given to the job."""
+    profile: ShortText = ""
+    """Compute profile that it runs under."""
+    intended_at: Timestamp | None = None
+    """When it was decided on: the job's name is fixed from then on, and its deadline counts."""
     submitted_at: Timestamp | None = None
-    """When it was submitted; absent while it is only intended."""
+    """When the backend was first seen to have it; absent while it is only intended."""
     started_at: Timestamp | None = None
     """When it was first seen running."""
     ended_at: Timestamp | None = None

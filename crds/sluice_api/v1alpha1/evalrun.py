@@ -114,7 +114,7 @@ class EvalRunSpec(ApiModel):
     output: StorageUri
     """Reports are published below it."""
     channels: StorageUri | None = None
-    """Root of the channels; needed where a target names one. Defaults to the operator's artifact root."""
+    """Root of the channels; needed where a target names one."""
     profile: ObjectName = "cpu"
     """Compute profile, from the operator's ConfigMap."""
     deadline: Duration = "2h"
@@ -123,6 +123,16 @@ class EvalRunSpec(ApiModel):
     """Attempts that count."""
     suspend: bool = False
     """Stop the job while true."""
+
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": validations(
+            rule(
+                "has(self.channels) || !(has(self.candidate.channel) || "
+                "(has(self.baseline) && has(self.baseline.channel)))",
+                "spec.channels is needed where candidate or baseline names a channel",
+            ),
+        )
+    }
 
 
 class ReportStatus(StatusModel):

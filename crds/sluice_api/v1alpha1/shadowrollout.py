@@ -222,15 +222,34 @@ class Arms(StatusModel):
     """The candidate arm."""
 
 
+class ServedModel(StatusModel):
+    """Weights that an arm serves, pinned at start: a rollback must not depend on anything that may have gone."""
+
+    digest: DigestString
+    """Digest of the adapter, or of the base where no adapter is served."""
+    base_uri: Annotated[str, StringConstraints(max_length=1100)]
+    """Base weights."""
+    base_revision: ShortText = ""
+    """Revision of the base on the hub."""
+    base_digest: DigestString | None = None
+    """Digest of the base."""
+    adapter_uri: Annotated[str, StringConstraints(max_length=1100)] | None = None
+    """Adapter; absent where the base is served alone."""
+
+
 class StepScorecardStatus(StatusModel):
     """The scorecard of a step."""
 
     step: int
     """Step, from 1."""
+    round: int = 1
+    """Round that it belongs to."""
     name: ShortText
     """PromotionScorecard."""
     verdict: ShortText = ""
-    """Its verdict."""
+    """Its verdict; empty until it has one."""
+    evidence: DigestString | None = None
+    """The analysis that it judges."""
 
 
 class EvidenceStatus(StatusModel):
@@ -288,12 +307,26 @@ class ShadowRolloutStatus(BaseStatus):
     """Weights that are rolled out, pinned at start."""
     candidate_uri: Annotated[str, StringConstraints(max_length=1100)] | None = None
     """Where they lie."""
+    candidate_run: ShortText = ""
+    """FineTuneRun that they came from."""
+    candidate_model: ServedModel | None = None
+    """What the candidate arm serves."""
+    stable_model: ServedModel | None = None
+    """What the stable arm serves."""
     stable_digest: DigestString | None = None
     """Weights that serve the rest, pinned at start."""
     last_good: DigestString | None = None
     """What the channel pointed to before promotion."""
     round: int = 0
     """Times that the rollout has started from the first step."""
+    previous_step_started_at: Timestamp | None = None
+    """When the step before the present one began: at 100 % there is no stable arm beside the candidate, and harm is
+    judged against the stable runs since this instant."""
+    bake_started_at: Timestamp | None = None
+    """When everything but the bake time was in at 100 %."""
+    outcome: Literal["", "RolledBack", "Superseded", "Completed"] = ""
+    """How the rollout ended; empty while it goes on. `RolledBack` and `Superseded` stay until the retry annotation or
+    another candidate."""
 
 
 class ShadowRollout(SluiceObject):
