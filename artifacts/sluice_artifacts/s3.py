@@ -197,9 +197,19 @@ class S3Store:
         try:
             with translated(uri, self._endpoint):
                 self._client.head_object(Bucket=bucket, Key=key)
+            return True
         except NotFoundError:
+            pass
+        # The answer to HEAD has no body: only that to GET tells a missing object from a missing bucket or an unknown
+        # access key, which some servers call "not found" too.
+        try:
+            with translated(uri, self._endpoint):
+                self._client.get_object(Bucket=bucket, Key=key)["Body"].close()
+            return True
+        except NotFoundError as error:
+            if error.uri != uri:
+                raise
             return False
-        return True
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects below a prefix, page by page."""

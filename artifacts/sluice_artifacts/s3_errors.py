@@ -31,6 +31,7 @@ _UNREACHABLE = (
 _DIGEST_CODES = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 _WRONG_CREDENTIALS = {
     "InvalidAccessKeyId": "the access key is unknown: correct AWS_ACCESS_KEY_ID",
+    "XAdminUserNotFound": "the access key is unknown: correct AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "the signature is wrong: correct AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": "the credentials have expired: renew them",
     "RequestTimeTooSkewed": "this machine's clock differs from the storage's: set it",
@@ -73,6 +74,8 @@ def _from_answer(uri: str, endpoint: str, error: boto.ClientError) -> ArtifactEr
     if code == "NoSuchBucket":
         bucket = "s3://" + uri.removeprefix("s3://").partition("/")[0]
         return NotFoundError(bucket, f"no such bucket at {endpoint}: create it, or correct the URI")
+    if code in _WRONG_CREDENTIALS:
+        return ForbiddenError(uri, _WRONG_CREDENTIALS[code])
     if code == "NoSuchUpload":
         return NotFoundError(uri, "the upload was given up meanwhile, by a lifecycle rule or another client: repeat it")
     if status == 412 or code == "PreconditionFailed":
@@ -81,8 +84,6 @@ def _from_answer(uri: str, endpoint: str, error: boto.ClientError) -> ArtifactEr
         return ConflictError(uri, f"another write of it is in flight ({code}); try again")
     if status == 404 or code in ("NoSuchKey", "NotFound"):
         return _missing(uri, error)
-    if code in _WRONG_CREDENTIALS:
-        return ForbiddenError(uri, _WRONG_CREDENTIALS[code])
     if status in (401, 403):
         operation = error.operation_name
         return ForbiddenError(
