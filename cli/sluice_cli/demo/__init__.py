@@ -1,1 +1,1 @@
-"""`sluice demo`: the whole loop in front of the user. Nothing here decides: manifests are applied, effects are shown."""
+"""`sluice demo`: the whole loop in front of the user. Nothing here decides: it applies manifests and shows effects."""
