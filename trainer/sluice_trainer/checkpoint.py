@@ -1,0 +1,256 @@
+"""Full checkpoints: written in the background, complete or not there, verified before use.
+
+```
+<checkpoint_uri>/step-00000250.attempt-1/adapter_config.json         what peft needs to load the adapter alone
+                                         adapter_model.safetensors
+                                         optimizer.safetensors       AdamW's moments and the generators' states
+                                         trainer_state.json          step, recent losses
+                                         complete.json               hashes of the others: written last
+```
+
+The folder carries the attempt's number, so that a slow attempt that was given up never writes into its successor's
+files. A checkpoint counts once `complete.json` is there, every file has the hash it names, and its fingerprint is that
+of the run: same plan, same base, same settings.
+"""
+
+import json
+import logging
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sluice_api.contracts.base import Contract
+from sluice_api.contracts.dataset import FileEntry
+from sluice_api.contracts.jobs import FailureClass
+from sluice_artifacts import ArtifactError, Store, canonical_json, join, open_store
+from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.loop import Snapshot
+
+COMPLETE_FILE = "complete.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "trainer_state.json"
+FAILURE_LIMIT = 3
+"""Checkpoints in a row that may fail to be written before training stops."""
+
+_FOLDER = re.compile(r"/step-(\d{8})\.attempt-(\d+)/")
+_log = logging.getLogger(__name__)
+
+
+class CheckpointManifest(Contract):
+    """`complete.json`: what makes a checkpoint whole."""
+
+    schema_version: int = 1
+    """Version of this document."""
+    fingerprint: str
+    """Digest of what the run is: a checkpoint of another run is never used."""
+    step: int
+    """Steps done."""
+    files: list[FileEntry]
+    """Every other file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterNames:
+    """How the trained parameters are called in peft's files."""
+
+    config: bytes
+    """`adapter_config.json`."""
+    by_parameter: Mapping[str, str]
+    """Name in the file by name in the model."""
+
+
+class Checkpointer:
+    """Writes and finds the checkpoints of one run."""
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        fingerprint: str,
+        attempt: int,
+        keep: int,
+        names: AdapterNames,
+        store: Store | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Prepare; nothing is read or written yet.
+
+        Args:
+            uri: run-scoped prefix.
+            fingerprint: digest of what the run is.
+            attempt: number of this attempt.
+            keep: complete checkpoints kept, at least 1.
+            names: names of the parameters in peft's files.
+            store: where they lie; None opens the URI's.
+            clock: seconds, monotonic.
+        """
+        if keep < 1:
+            raise ValueError(f"checkpoint_keep is {keep}: it must be at least 1")
+        self._uri = uri
+        self._fingerprint = fingerprint
+        self._attempt = attempt
+        self._keep = keep
+        self._names = names
+        self._store = store or open_store(uri)
+        self._clock = clock
+        self._thread: threading.Thread | None = None
+        self._failures = 0
+        self._error: ArtifactError | OSError | None = None
+        self._fatal: Exception | None = None
+        self.stall_seconds = 0.0
+        """Seconds for which training has waited for checkpoints."""
+
+    def save(self, take: Callable[[], Snapshot]) -> None:
+        """Copy the state now and write it in the background; waits only while an earlier one is being written.
+
+        Raises:
+            WorkerError: `Storage` after `FAILURE_LIMIT` checkpoints in a row could not be written.
+        """
+        started = self._clock()
+        self._join()
+        snapshot = take()
+        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
+        self._thread.start()
+        self.stall_seconds += self._clock() - started
+
+    def wait(self, *, must_succeed: bool = False) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            WorkerError: `Storage` when too many failed, or, with `must_succeed`, when the last one did.
+        """
+        self._join(limit=1 if must_succeed else FAILURE_LIMIT)
+
+    def newest(self) -> Snapshot | None:
+        """The newest checkpoint of this run that is whole; None where there is none.
+
+        One that is damaged, or of another run, is passed over with a warning.
+
+        Raises:
+            ArtifactError: the storage cannot be asked.
+        """
+        for step, _, folder in sorted(self._complete(), reverse=True):
+            try:
+                return self._read(folder)
+            except (_NotOursError, ArtifactError, SafetensorError, OSError, ValueError, KeyError) as error:
+                _log.warning("checkpoint of step %d is passed over: %s", step, error)
+        return None
+
+    def _join(self, limit: int = FAILURE_LIMIT) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._fatal is not None:
+            raise self._fatal
+        if self._failures >= limit and self._error is not None:
+            message = f"checkpoints cannot be written: {self._error}"
+            raise WorkerError(FailureClass.STORAGE, message) from self._error
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            self._upload(snapshot)
+        except (ArtifactError, OSError) as error:
+            self._failures += 1
+            self._error = error
+            _log.warning(
+                "checkpoint of step %d was not written (%d in a row): %s", snapshot.step, self._failures, error
+            )
+        except Exception as error:  # noqa: BLE001 - a thread's error is raised where training waits for it
+            self._fatal = error
+        else:
+            self._failures = 0
+
+    def _upload(self, snapshot: Snapshot) -> None:
+        folder = join(self._uri, f"step-{snapshot.step:08d}.attempt-{self._attempt}/")
+        with tempfile.TemporaryDirectory(prefix="sluice-checkpoint-") as scratch:
+            paths = self._files(snapshot, Path(scratch))
+            entries = []
+            for path in paths:
+                sha256 = self._store.upload(path, join(folder, path.name))
+                entries.append(FileEntry(path=path.name, sha256=sha256, size=path.stat().st_size))
+        manifest = CheckpointManifest(fingerprint=self._fingerprint, step=snapshot.step, files=entries)
+        self._store.write(join(folder, COMPLETE_FILE), canonical_json(manifest))
+        self._prune()
+
+    def _files(self, snapshot: Snapshot, scratch: Path) -> list[Path]:
+        adapter = {self._names.by_parameter[name]: tensor for name, tensor in snapshot.parameters.items()}
+        random = {f"random/{device}": state for device, state in snapshot.random.items()}
+        save_file(adapter, scratch / ADAPTER_FILE, metadata={"format": "pt"})
+        save_file({**snapshot.optimizer, **random}, scratch / OPTIMIZER_FILE, metadata={"format": "pt"})
+        (scratch / ADAPTER_CONFIG_FILE).write_bytes(self._names.config)
+        state = {"step": snapshot.step, "recent": [list(entry) for entry in snapshot.recent]}
+        (scratch / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+        return sorted(scratch.iterdir())
+
+    def _read(self, folder: str) -> Snapshot:
+        manifest = CheckpointManifest.model_validate_json(self._store.read(join(folder, COMPLETE_FILE)))
+        if manifest.fingerprint != self._fingerprint:
+            raise _NotOursError("it is of a run with another plan, base or settings")
+        with tempfile.TemporaryDirectory(prefix="sluice-checkpoint-") as scratch:
+            place = Path(scratch)
+            for entry in manifest.files:
+                self._store.download(join(folder, entry.path), place / Path(entry.path).name, sha256=entry.sha256)
+            adapter = load_file(place / ADAPTER_FILE)
+            optimizer = load_file(place / OPTIMIZER_FILE)
+            state = json.loads((place / STATE_FILE).read_text(encoding="utf-8"))
+        random = {name.removeprefix("random/"): optimizer.pop(name) for name in list(optimizer) if _is_random(name)}
+        return Snapshot(
+            step=int(state["step"]),
+            parameters={name: adapter[key] for name, key in self._names.by_parameter.items()},
+            optimizer=optimizer,
+            random=random,
+            recent=tuple((float(loss), int(units)) for loss, units in state["recent"]),
+        )
+
+    def _complete(self) -> list[tuple[int, int, str]]:
+        """Step, attempt and folder of every checkpoint that says it is whole."""
+        found = []
+        for info in self._store.list(self._uri):
+            match = _FOLDER.search(info.uri)
+            if match and info.uri.endswith(f"/{COMPLETE_FILE}"):
+                found.append((int(match[1]), int(match[2]), info.uri.removesuffix(COMPLETE_FILE)))
+        return found
+
+    def _prune(self) -> None:
+        """Delete what is older than the newest `keep`, `complete.json` first, and what a killed attempt left behind."""
+        steps = sorted({step for step, _, _ in self._complete()}, reverse=True)
+        if len(steps) < self._keep:
+            return
+        oldest = steps[self._keep - 1]
+        old = [
+            info.uri
+            for info in self._store.list(self._uri)
+            if (match := _FOLDER.search(info.uri)) and int(match[1]) < oldest
+        ]
+        for uri in sorted(old, key=lambda each: not each.endswith(COMPLETE_FILE)):
+            self._store.delete(uri)
+
+
+class _NotOursError(Exception):
+    """The checkpoint belongs to another run."""
+
+
+def _is_random(name: str) -> bool:
+    return name.startswith("random/")
+
+
+def peft_names(parameters: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Name in peft's file by name in the model, for every trained parameter.
+
+    Raises:
+        ValueError: the two do not correspond one to one.
+    """
+    names = {name: name.replace(".default.", ".").removesuffix(".default") for name in parameters}
+    if set(names.values()) != set(state) or len(names) != len(state):
+        raise ValueError("trained parameters and peft's state differ: only LoRA parameters may be trained")
+    return names

@@ -1,0 +1,84 @@
+"""The loss head: cross-entropy on scored tokens only, without ever holding the logits of a whole row.
+
+Logits are the largest tensor of a training step (scored tokens × vocabulary). The head of a LoRA run is frozen, so its
+gradient is not needed; the gradient of the hidden states is known in closed form, `(softmax − one-hot) · W`, and is
+computed chunk by chunk together with the loss. Peak memory is one chunk of logits, whatever the row.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+CHUNK_LOGITS = 2**25
+"""Logits in memory at a time: 128 MiB in fp32."""
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    """Sum of cross-entropies through a frozen linear head; see `frozen_head_loss`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Loss, and the gradient of `hidden` put by for `backward`."""
+        gradient = torch.empty_like(hidden)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        chunk = max(1, CHUNK_LOGITS // weight.shape[0])
+        for start in range(0, hidden.shape[0], chunk):
+            rows = slice(start, min(start + chunk, hidden.shape[0]))
+            logits = torch.nn.functional.linear(hidden[rows], weight, bias).float()
+            index = targets[rows].unsqueeze(1)
+            log_sum = logits.logsumexp(dim=1, keepdim=True)
+            total += (log_sum - logits.gather(1, index)).sum()
+            logits.sub_(log_sum).exp_()
+            logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=logits.dtype))
+            gradient[rows] = logits.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        """The stored gradient, scaled."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0].to(gradient.dtype), None, None, None
+
+
+def frozen_head_loss(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropies of `head(hidden)` against `targets`, in nats, fp32, a scalar.
+
+    Args:
+        hidden: shape `[scored, size]`.
+        head: a frozen linear layer, size → vocabulary.
+        targets: token ids, int64, shape `[scored]`.
+    """
+    result: torch.Tensor = _FrozenHeadLoss.apply(hidden, head.weight, head.bias, targets)
+    return result
+
+
+def scored_loss(model: Any, inputs: dict[str, Any], predictors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropies of the scored tokens of one row, in nats, a scalar.
+
+    Args:
+        model: a transformers causal model, adapted or not.
+        inputs: what its `forward` takes: `input_ids` of shape `[1, tokens]`, positions, layout.
+        predictors: places whose output predicts a scored token, int64, shape `[scored]`.
+        targets: the scored tokens, int64, shape `[scored]`.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = causal.get_output_embeddings()
+    if is_plain_head(causal, head):
+        hidden = causal.get_decoder()(**inputs).last_hidden_state[0, predictors]
+        return frozen_head_loss(hidden, head, targets)
+    logits = model(**inputs, logits_to_keep=predictors).logits[0]
+    return cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def is_plain_head(causal: Any, head: Any) -> bool:
+    """Whether logits are exactly a frozen linear layer of the decoder's output: no scaling, capping or adapter."""
+    scaled = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+    return (
+        type(head) is torch.nn.Linear
+        and not any(parameter.requires_grad for parameter in head.parameters())
+        and all(getattr(causal.config, name, None) in (None, 1, 1.0) for name in scaled)
+    )

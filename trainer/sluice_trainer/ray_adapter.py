@@ -1,0 +1,247 @@
+"""The thin adapter to Ray Train: workers, their process group, and the way back of what they report.
+
+The driver connects to the cluster of its Ray job (or starts a local one), hands the job to the workers and waits. Every
+worker runs the same `session`; the first reports progress and writes checkpoints to artifact storage itself, so nothing
+large passes through Ray. Restarting is left to whoever submitted the job: an attempt that dies is followed by one that
+resumes from the newest checkpoint.
+"""
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
+from sluice_artifacts import ArtifactError, join, open_store
+from sluice_artifacts.reporting import Reporter, WorkerError
+
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+"""Set by Ray for the driver of a job."""
+CPUS_VARIABLE = "SLUICE_TRAIN_CPUS_PER_WORKER"
+"""Environment variable: CPUs of each worker, which are also its threads."""
+MAX_CPUS = 4
+"""CPUs of each worker where the variable is unset and the cluster has as many."""
+STOP_FILE = "stop"
+"""Below the attempt's `output_uri`: asks its workers to save and end."""
+STOP_POLL_SECONDS = 1.0
+"""Seconds between looks for it."""
+PROCESS_GROUP_TIMEOUT_SECONDS = 600
+"""Seconds after which a worker gives up waiting for the others."""
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # The controller looks at its workers this often; the default of 2 s is added to every start, report and end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+_log = logging.getLogger(__name__)
+
+
+def run(job: TrainJob, reporter: Reporter, cache: Path) -> TrainOutput:
+    """Train on Ray and return the first worker's output.
+
+    Raises:
+        WorkerError: the workers' own failure, or `Infrastructure` when Ray cannot be reached.
+    """
+    reporter.progress(stage="starting", inputs={"dataset": job.dataset.digest})
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with ExitStack() as stack:
+        stop = stack.enter_context(reporter.cooperative_stop())
+        stack.enter_context(_connected(job))
+        storage = stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-ray-"))
+        text = _fit(job, cache, storage, stop)
+    if text is None:
+        raise WorkerError(FailureClass.INFRASTRUCTURE, "the training workers ended without an output: see their logs")
+    return TrainOutput.model_validate_json(text)
+
+
+def _fit(job: TrainJob, cache: Path, storage: str, stop: threading.Event) -> str | None:
+    """Run the trainer beside the main thread, which passes a request to stop on to the workers."""
+    trainer = _trainer(job, cache, storage)
+    outcome: list[Any] = []
+
+    def fit() -> None:
+        try:
+            outcome.append(trainer.fit())
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    told = False
+    while thread.is_alive():
+        thread.join(timeout=0.1)
+        if stop.is_set() and not told:
+            told = True
+            with suppress(ArtifactError):
+                open_store(job.output_uri).write(join(job.output_uri, STOP_FILE), b"")
+    (result,) = outcome
+    if isinstance(result, BaseException):
+        raise _translated(result) from result
+    value: str | None = result.return_value
+    return value
+
+
+def _trainer(job: TrainJob, cache: Path, storage: str) -> Any:
+    """A Ray trainer for the job; a single worker needs no process group, and so no torch in the driver."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+    scaling = ScalingConfig(
+        num_workers=job.workers, use_gpu=job.use_gpu, resources_per_worker={"CPU": _cpus_per_worker(job)}
+    )
+    run_config = RunConfig(
+        name=f"{job.run.uid}-{job.attempt}", storage_path=storage, failure_config=FailureConfig(max_failures=0)
+    )
+    arguments = {
+        "train_loop_config": {"job": job.model_dump_json(by_alias=True), "cache": str(cache)},
+        "scaling_config": scaling,
+        "run_config": run_config,
+    }
+    if job.workers == 1:
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        return DataParallelTrainer(train_worker, **arguments)
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    backend = "nccl" if job.use_gpu else "gloo"
+    config = TorchConfig(backend=backend, timeout_s=PROCESS_GROUP_TIMEOUT_SECONDS)
+    return TorchTrainer(train_worker, torch_config=config, **arguments)
+
+
+def train_worker(config: dict[str, str]) -> str | None:
+    """What every Ray Train worker runs; the first returns its output as JSON.
+
+    Raises:
+        WorkerError: with the failure's class and what to do about it.
+    """
+    import ray.train
+    import torch
+
+    from sluice_trainer.group import Alone, ProcessGroup
+    from sluice_trainer.loop import StepRecord
+    from sluice_trainer.session import NoProgress, Surroundings, run_session
+
+    job = TrainJob.model_validate_json(config["job"])
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
+    reporter = Reporter(job) if first else None
+
+    def checkpoint_taken(step: int, record: StepRecord | None) -> None:
+        ray.train.report({"step": step, "loss": record.loss if record else float("nan")})
+
+    around = Surroundings(
+        group=Alone() if context.get_world_size() == 1 else ProcessGroup(),
+        device=torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"),
+        progress=reporter or NoProgress(),
+        stop_requested=_StopPoll(job) if first else lambda: False,
+        checkpoint_taken=checkpoint_taken,
+        cache=Path(config["cache"]),
+    )
+    output = run_session(job, around)
+    if reporter is not None:
+        reporter.flush()
+    return output.model_dump_json() if output else None
+
+
+class _StopPoll:
+    """Looks for the request to stop, at most every `STOP_POLL_SECONDS`."""
+
+    def __init__(self, job: TrainJob, clock: Callable[[], float] = time.monotonic) -> None:
+        self._uri = join(job.output_uri, STOP_FILE)
+        self._store = open_store(job.output_uri)
+        self._clock = clock
+        self._looked_at = clock()
+        self._stop = False
+
+    def __call__(self) -> bool:
+        """Whether the job was asked to stop; a storage that does not answer has not asked."""
+        now = self._clock()
+        if not self._stop and now - self._looked_at >= STOP_POLL_SECONDS:
+            self._looked_at = now
+            try:
+                self._stop = self._store.exists(self._uri)
+            except ArtifactError as error:
+                _log.warning("cannot look for a request to stop: %s", error)
+        return self._stop
+
+
+@contextmanager
+def _connected(job: TrainJob) -> Iterator[None]:
+    """Connect to the job's Ray cluster; where there is none, start one on loopback, and stop it in the end."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get(ADDRESS_VARIABLE, "")
+    with _own_signal_handlers():
+        try:
+            if address:
+                ray.init(address="auto", logging_level=logging.WARNING)
+            else:
+                cpus = max(job.workers, os.cpu_count() or 1)
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    logging_level=logging.WARNING,
+                )
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            where = f"the Ray cluster at {address}" if address else "a local Ray"
+            message = (
+                f"{where} cannot be reached or started: {error}: check that the cluster of the profile runs, "
+                f"its address ({ADDRESS_VARIABLE}) and its token"
+            )
+            raise WorkerError(FailureClass.INFRASTRUCTURE, message[:1000]) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep the process's handlers: connecting to Ray replaces that of SIGTERM."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _cpus_per_worker(job: TrainJob) -> int:
+    """CPUs of a worker: as set, or its share of the cluster's, at most `MAX_CPUS`."""
+    import ray
+
+    text = os.environ.get(CPUS_VARIABLE, "")
+    if text:
+        if not text.isdigit() or int(text) < 1:
+            raise WorkerError(FailureClass.USER_ERROR, f"{CPUS_VARIABLE} is {text!r}: it must be a positive integer")
+        return int(text)
+    share = int(ray.cluster_resources().get("CPU", 1)) // job.workers
+    return max(1, min(MAX_CPUS, share))
+
+
+def _translated(error: BaseException) -> BaseException:
+    """The failure that the workers themselves reported, if any did; otherwise the error as it is."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for rank in sorted(failures):
+        failure = failures[rank]
+        inner = getattr(failure, "_base_exc", failure)
+        if isinstance(inner, WorkerError):
+            return WorkerError(inner.failure_class, inner.message)
+    return error

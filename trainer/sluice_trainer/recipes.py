@@ -1,0 +1,80 @@
+"""What a training method does with one packed row: its loss and gradients. The loop knows nothing else of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from sluice_trainer.attention import RowLayout
+from sluice_trainer.data import Document
+from sluice_trainer.head import scored_loss
+from sluice_trainer.plan import DocumentSize
+
+
+class Recipe(Protocol):
+    """A training method over documents that a plan numbers."""
+
+    metrics: tuple[str, ...]
+    """Names of the sums that `backward` returns; the first is the loss."""
+    parameters: Mapping[str, torch.nn.Parameter]
+    """What is trained, by name."""
+
+    def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
+        """Add a row's gradients.
+
+        Args:
+            row: document numbers.
+            scored: units of the whole optimizer step: the row's loss is its sum divided by this.
+
+        Returns:
+            The row's sums, float64 on the CPU, one a metric, not divided.
+        """
+        ...
+
+
+class SftRecipe:
+    """Supervised fine-tuning: cross-entropy of the scored tokens."""
+
+    metrics: tuple[str, ...] = ("loss",)
+
+    def __init__(
+        self,
+        model: Any,
+        documents: Sequence[Document],
+        parameters: Mapping[str, torch.nn.Parameter],
+        device: torch.device,
+    ) -> None:
+        """Keep the model and the documents that rows refer to."""
+        self.parameters = parameters
+        self._model = model
+        self._documents = documents
+        self._device = device
+
+    def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
+        """Gradients of the row's share of the mean loss per scored token; the sum of its losses in nats."""
+        total = row_loss(self._model, [self._documents[number] for number in row], self._device)
+        torch.autograd.backward(total / scored)
+        return total.detach().to("cpu", torch.float64).reshape(1)
+
+
+def row_loss(model: Any, documents: Sequence[Document], device: torch.device) -> torch.Tensor:
+    """Sum of the cross-entropies of the scored tokens of documents packed into one row, in nats, a scalar."""
+    ids = torch.from_numpy(np.concatenate([document.ids for document in documents])).to(device)
+    scored = np.flatnonzero(np.concatenate([document.scored for document in documents]))
+    layout = RowLayout.of_lengths([document.length for document in documents])
+    inputs = {
+        "input_ids": ids.unsqueeze(0),
+        "position_ids": layout.positions(device),
+        "use_cache": False,
+        "row_layout": layout,
+    }
+    predictors = torch.from_numpy(scored - 1).to(device)
+    return scored_loss(model, inputs, predictors, ids[predictors + 1])
+
+
+def sft_sizes(documents: Sequence[Document]) -> list[DocumentSize]:
+    """What the plan has to know of supervised documents."""
+    return [
+        DocumentSize(length=each.length, scored=each.scored_count, fingerprint=each.fingerprint()) for each in documents
+    ]

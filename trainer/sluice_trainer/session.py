@@ -1,0 +1,293 @@
+"""One worker process from job to adapter: fetch, load, resume, train, publish. Knows nothing of Ray."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from sluice_api.contracts.base import ModelRef
+from sluice_api.contracts.dataset import SftRow
+from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
+from sluice_api.contracts.models import AdapterManifest
+from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
+from sluice_artifacts.reporting import WorkerError
+from sluice_trainer import model as models
+from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
+from sluice_trainer.data import read_rows, sft_objection, tokenize_rows
+from sluice_trainer.group import Group
+from sluice_trainer.loop import LoopConfig, Snapshot, StepRecord, Trained, train
+from sluice_trainer.plan import Plan, build_plan
+from sluice_trainer.publish import Provenance, publish_adapter
+from sluice_trainer.recipes import Recipe, SftRecipe, sft_sizes
+from sluice_trainer.rows import fetch_rows, storage_failures
+from sluice_trainer.schedule import Schedule
+from sluice_trainer.settings import Settings, check_job
+
+_log = logging.getLogger(__name__)
+
+
+class ProgressSink(Protocol):
+    """What takes note of where the work stands; `sluice_artifacts.reporting.Reporter` is one."""
+
+    def progress(
+        self,
+        *,
+        stage: str | None = None,
+        step: int | None = None,
+        of: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        inputs: Mapping[str, str] | None = None,
+        resumed_from_step: int | None = None,
+    ) -> None:
+        """Take note; what is not given stays as it was."""
+        ...
+
+
+class NoProgress:
+    """Takes note of nothing: for every worker but the first."""
+
+    def progress(self, **_: Any) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Where a session runs."""
+
+    group: Group
+    """The processes that train together."""
+    device: torch.device
+    """Where the model lies."""
+    progress: ProgressSink
+    """Told where the work stands."""
+    stop_requested: Callable[[], bool]
+    """Whether the job was asked to stop."""
+    checkpoint_taken: Callable[[int, StepRecord | None], None]
+    """Called on every worker at the same steps, once a checkpoint is under way."""
+    cache: Path
+    """Folder for fetched artifacts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """Everything that training needs, fetched and checked."""
+
+    base: ModelRef
+    base_folder: Path
+    model: Any
+    recipe: Recipe
+    plan: Plan
+
+
+def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
+    """Do a job; return its output on the first worker and None on the others.
+
+    Raises:
+        WorkerError: with the failure's class and what to do about it.
+    """
+    settings = check_job(job)
+    around.progress.progress(stage="loading", inputs={"dataset": job.dataset.digest})
+    with _out_of_memory(job):
+        loaded = _load(settings, around)
+        checkpointer = _checkpointer(settings, loaded)
+        resume = _newest(checkpointer) if around.group.rank == 0 else None
+        resumed_from = resume.step if resume else None
+        around.progress.progress(
+            stage="training", step=resumed_from or 0, of=len(loaded.plan.steps), resumed_from_step=resumed_from
+        )
+        trained = _train(settings, loaded, around, checkpointer, resume)
+    if not trained.finished:
+        checkpointer.wait(must_succeed=True)
+        message = (
+            f"asked to stop: saved at step {trained.step} of {len(loaded.plan.steps)}, the next attempt resumes there"
+        )
+        raise WorkerError(FailureClass.PREEMPTED, message)
+    if around.group.rank != 0:
+        return None
+    steps = len(loaded.plan.steps)
+    around.progress.progress(stage="publishing", step=steps, of=steps)
+    return _publish(settings, loaded, trained, checkpointer, resumed_from)
+
+
+def _load(settings: Settings, around: Surroundings) -> _Loaded:
+    job = settings.job
+    if job.method != "sft":
+        raise WorkerError(FailureClass.USER_ERROR, f"method is {job.method!r}: this trainer does 'sft'")
+    rows = read_rows(fetch_rows(job, around.cache), SftRow, sft_objection)
+    with storage_failures("base model", FailureClass.USER_ERROR):
+        folder = fetch_model(job.base_model, around.cache / "models")
+    base = job.base_model.model_copy(update={"digest": job.base_model.digest or digest_tree(folder)})
+    around.progress.progress(inputs={"baseModel": str(base.digest)})
+    documents = tokenize_rows(rows, models.load_tokenizer(folder, base.uri))
+    sizes = sft_sizes(documents)
+    try:
+        plan = build_plan(sizes, settings.plan)
+    except ValueError as error:
+        raise WorkerError(FailureClass.DATA, str(error)) from error
+    if plan.left_out:
+        _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(documents))
+    model = _adapted(settings, base, folder, around)
+    recipe = SftRecipe(model, documents, models.trained_parameters(model), around.device)
+    return _Loaded(base=base, base_folder=folder, model=model, recipe=recipe, plan=plan)
+
+
+def _adapted(settings: Settings, base: ModelRef, folder: Path, around: Surroundings) -> Any:
+    """The base with its adapter: fresh, or the parent's."""
+    job = settings.job
+    targets = job.target_modules if isinstance(job.target_modules, str) else tuple(job.target_modules)
+    lora = models.LoraSettings(
+        rank=job.lora_rank, alpha=job.lora_alpha, dropout=job.lora_dropout, target_modules=targets
+    )
+    weights = models.load_base(folder, base.uri, around.device)
+    if job.parent is None:
+        return models.add_adapter(weights, lora, job.seed)
+    place = around.cache / "adapters" / to_hex(job.parent.digest)
+    with storage_failures("parent adapter", FailureClass.USER_ERROR):
+        manifest = fetch(job.parent, place, AdapterManifest)
+    if manifest.base_model.digest != base.digest:
+        message = (
+            f"parent adapter {job.parent.digest}: its base model is {manifest.base_model.digest}, this run's is "
+            f"{base.digest}: continue on the same base, or without parentRef"
+        )
+        raise WorkerError(FailureClass.USER_ERROR, message)
+    return models.continue_adapter(weights, place, lora)
+
+
+def _checkpointer(settings: Settings, loaded: _Loaded) -> Checkpointer:
+    job = settings.job
+    state = models.adapter_state(loaded.model)
+    return Checkpointer(
+        uri=job.checkpoint_uri,
+        fingerprint=settings.fingerprint(plan_digest=loaded.plan.digest, base_digest=str(loaded.base.digest)),
+        attempt=job.attempt,
+        keep=job.checkpoint_keep,
+        names=AdapterNames(
+            config=models.adapter_config(loaded.model, loaded.base),
+            by_parameter=peft_names(loaded.recipe.parameters, state),
+        ),
+    )
+
+
+def _newest(checkpointer: Checkpointer) -> Snapshot | None:
+    with storage_failures("checkpoints", FailureClass.STORAGE):
+        return checkpointer.newest()
+
+
+class _SessionHooks:
+    """The loop's hooks: progress and checkpoints from the first worker, the barrier from all."""
+
+    def __init__(self, around: Surroundings, checkpointer: Checkpointer) -> None:
+        self._around = around
+        self._checkpointer = checkpointer
+        self._last: StepRecord | None = None
+
+    def step_done(self, record: StepRecord) -> None:
+        """Report the step."""
+        self._last = record
+        metrics = {
+            "loss": record.loss,
+            "learning_rate": record.learning_rate,
+            "grad_norm": record.grad_norm,
+            "tokens_per_second": record.tokens_per_second,
+            "epoch": record.epoch,
+            "checkpoint_stall_seconds": self._checkpointer.stall_seconds,
+            **record.extra,
+        }
+        self._around.progress.progress(stage="training", step=record.step, of=record.of, metrics=metrics)
+
+    def stop_requested(self) -> bool:
+        """Ask the surroundings."""
+        return self._around.stop_requested()
+
+    def checkpoint(self, step: int, take: Callable[[], Snapshot]) -> None:
+        """Save on the first worker, then meet the others."""
+        if self._around.group.rank == 0:
+            self._checkpointer.save(take)
+        self._around.checkpoint_taken(step, self._last)
+
+
+def _train(
+    settings: Settings, loaded: _Loaded, around: Surroundings, checkpointer: Checkpointer, resume: Snapshot | None
+) -> Trained:
+    job = settings.job
+    schedule = Schedule(
+        peak=job.learning_rate,
+        steps=len(loaded.plan.steps),
+        decay=job.schedule,
+        warmup_ratio=job.warmup_ratio,
+    )
+    return train(
+        loaded.plan,
+        _SessionHooks(around, checkpointer),
+        recipe=loaded.recipe,
+        config=LoopConfig(schedule=schedule, checkpoint_every=job.checkpoint_every),
+        group=around.group,
+        resume=resume,
+    )
+
+
+def _publish(
+    settings: Settings, loaded: _Loaded, trained: Trained, checkpointer: Checkpointer, resumed_from: int | None
+) -> TrainOutput:
+    job = settings.job
+    provenance = Provenance(
+        base_model=loaded.base,
+        dataset=job.dataset,
+        data_plan=loaded.plan.digest,
+        parent=job.parent,
+        method=job.method,
+        lora=models.LoraSettings(rank=job.lora_rank, alpha=job.lora_alpha),
+        targets=models.target_names(loaded.model),
+        steps=trained.step,
+        final_loss=trained.final_loss,
+        metrics={
+            "tokens": float(sum(step.tokens for step in loaded.plan.steps)),
+            "rows_left_out": float(loaded.plan.left_out),
+        },
+    )
+    with storage_failures("adapter", FailureClass.STORAGE):
+        adapter = publish_adapter(
+            job.adapter_uri,
+            state=models.adapter_state(loaded.model),
+            config=models.adapter_config(loaded.model, loaded.base),
+            base_folder=loaded.base_folder,
+            provenance=provenance,
+        )
+    checkpointer.wait()
+    return TrainOutput(
+        adapter=adapter,
+        base_model=loaded.base,
+        rank=job.lora_rank,
+        steps=trained.step,
+        final_loss=trained.final_loss,
+        resumed_from_step=resumed_from,
+        tokens_per_second=trained.tokens_per_second,
+    )
+
+
+@contextmanager
+def _out_of_memory(job: TrainJob) -> Iterator[None]:
+    """Out of memory as a failure that names the fix."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if (
+            isinstance(error, RuntimeError)
+            and not isinstance(error, torch.OutOfMemoryError)
+            and not _says_memory(error)
+        ):
+            raise
+        message = (
+            f"out of memory: lower sequence.maxLength (now {job.max_length}), which bounds a row, or lora.rank (now "
+            f"{job.lora_rank}), or choose a profile with more memory; optimizer.tokensPerStep does not matter"
+        )
+        raise WorkerError(FailureClass.OUT_OF_MEMORY, message) from error
+
+
+def _says_memory(error: RuntimeError) -> bool:
+    text = str(error)
+    return "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text

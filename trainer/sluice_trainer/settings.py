@@ -1,0 +1,83 @@
+"""From a job to the settings of each part, checked before anything is fetched."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sluice_api.contracts.jobs import FailureClass, TrainJob
+from sluice_artifacts import canonical_json, digest_bytes
+from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.plan import PlanConfig
+
+_IDENTITY = (
+    "method",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "learning_rate",
+    "schedule",
+    "warmup_ratio",
+    "seed",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A job, checked."""
+
+    job: TrainJob
+    """The job."""
+    plan: PlanConfig
+    """Shape of the plan."""
+
+    def fingerprint(self, *, plan_digest: str, base_digest: str) -> str:
+        """Digest of everything that decides the result: a checkpoint with another one is of another run."""
+        document: dict[str, Any] = {name: getattr(self.job, name) for name in _IDENTITY}
+        document |= {
+            "plan": plan_digest,
+            "base": base_digest,
+            "parent": self.job.parent.digest if self.job.parent else "",
+        }
+        return digest_bytes(canonical_json(document))
+
+
+def check_job(job: TrainJob) -> Settings:
+    """The settings of a job.
+
+    Raises:
+        WorkerError: `UserError`, naming the field, for a value that cannot be.
+    """
+    try:
+        plan = PlanConfig(
+            seed=job.seed,
+            max_length=job.max_length,
+            tokens_per_step=job.tokens_per_step,
+            epochs=job.epochs,
+            max_steps=job.max_steps,
+            packing=job.packing,
+        )
+        _check(job)
+    except ValueError as error:
+        raise WorkerError(FailureClass.USER_ERROR, str(error)) from error
+    return Settings(job=job, plan=plan)
+
+
+def _check(job: TrainJob) -> None:
+    if job.lora_rank < 1:
+        raise ValueError(f"lora_rank is {job.lora_rank}: it must be at least 1")
+    if job.lora_alpha < 1:
+        raise ValueError(f"lora_alpha is {job.lora_alpha}: it must be at least 1")
+    if not 0 <= job.lora_dropout < 1:
+        raise ValueError(f"lora_dropout is {job.lora_dropout}: it must be at least 0 and below 1")
+    if not job.target_modules:
+        raise ValueError("target_modules is empty: name modules, or use all-linear")
+    if not job.learning_rate > 0:
+        raise ValueError(f"learning_rate is {job.learning_rate}: it must be greater than 0")
+    if not 0 <= job.warmup_ratio <= 1:
+        raise ValueError(f"warmup_ratio is {job.warmup_ratio}: it must lie between 0 and 1")
+    if job.checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every is {job.checkpoint_every}: it must be at least 1")
+    if job.checkpoint_keep < 1:
+        raise ValueError(f"checkpoint_keep is {job.checkpoint_keep}: it must be at least 1")
+    if job.workers < 1:
+        raise ValueError(f"workers is {job.workers}: it must be at least 1")

@@ -1,0 +1,72 @@
+"""`sluice worker train`: a TrainJob, always on Ray; `run_bare` is the same without, for `sluice train --no-ray`."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from sluice_api.contracts.dataset import SftRow
+from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
+from sluice_artifacts.reporting import Reporter, WorkerError
+
+CACHE_VARIABLE = "SLUICE_CACHE_DIR"
+"""Environment variable: folder that keeps fetched artifacts between jobs."""
+
+
+def cache_folder() -> Path:
+    """Folder for fetched artifacts; they are verified before each use."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(tempfile.gettempdir()) / "sluice-cache")
+
+
+def run(job: TrainJob, reporter: Reporter) -> TrainOutput:
+    """Train on the Ray cluster of the present Ray job, or on a local one where there is none.
+
+    Settings and rows are checked first, before any accelerator is asked for.
+
+    Raises:
+        WorkerError: with the failure's class and what to do about it.
+    """
+    check(job)
+    from sluice_trainer import ray_adapter
+
+    return ray_adapter.run(job, reporter, cache_folder())
+
+
+def check(job: TrainJob) -> None:
+    """Refuse what cannot succeed: settings, a dataset that is missing or damaged, rows that must not be learnt.
+
+    Raises:
+        WorkerError: `UserError` or `Data`, naming the field, or file and line.
+    """
+    from sluice_trainer.data import read_rows, sft_objection
+    from sluice_trainer.rows import fetch_rows
+    from sluice_trainer.settings import check_job
+
+    check_job(job)
+    read_rows(fetch_rows(job, cache_folder()), SftRow, sft_objection)
+
+
+def run_bare(job: TrainJob, reporter: Reporter) -> TrainOutput:
+    """Train in this process, with one worker.
+
+    Raises:
+        WorkerError: with the failure's class and what to do about it.
+    """
+    import torch
+
+    from sluice_trainer.group import Alone
+    from sluice_trainer.session import Surroundings, run_session
+
+    if job.workers != 1:
+        raise WorkerError(FailureClass.USER_ERROR, f"workers is {job.workers}: without Ray there is one")
+    with reporter.cooperative_stop() as stop:
+        around = Surroundings(
+            group=Alone(),
+            device=torch.device("cuda" if job.use_gpu else "cpu"),
+            progress=reporter,
+            stop_requested=stop.is_set,
+            checkpoint_taken=lambda step, record: None,
+            cache=cache_folder(),
+        )
+        output = run_session(job, around)
+    assert output is not None, "the first worker has the output"
+    return output
