@@ -170,11 +170,12 @@ class Spool:
         for tenant, run, source, part, rows in cursor:
             yield LineageEntry(tenant, run, source, Part(part), rows)
 
-    def blocks(self, part: Part) -> Iterator[bytes]:
-        """The rows of one part, a run at a time, each line ended, in the dataset's order."""
+    def blocks(self, part: Part | None = None) -> Iterator[bytes]:
+        """The rows of one part, or of all, a run at a time, each line ended, in the dataset's order."""
         self._rows.flush()
+        where, values = ("AND part = ?", (part.value,)) if part else ("", ())
         cursor = self._index.execute(
-            "SELECT offset, length FROM run WHERE part = ? AND rows > 0 ORDER BY tenant, run", (part.value,)
+            f"SELECT offset, length FROM run WHERE rows > 0 {where} ORDER BY tenant, run", values
         )
         while batch := cursor.fetchmany(_BATCH):
             for offset, length in batch:

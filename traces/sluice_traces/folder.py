@@ -1,0 +1,210 @@
+"""A folder of labelled traces to row files: what `sluice trace convert` does."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from sluice_api.contracts.trace import Label
+from sluice_traces.convert import (
+    NO_SCREENS,
+    ConvertConfig,
+    Converter,
+    DropReason,
+    Screens,
+    Tally,
+    Verdict,
+    carried_verdict,
+)
+from sluice_traces.label import trace_files
+from sluice_traces.preference import pair_rows
+from sluice_traces.reader import SCREENS_SUFFIX, BadFile, BadFileError, BadReason, check_size, decode
+from sluice_traces.records import LabelledStepRecord, LabelledTraceRecord, instant_us, tenant_folder
+from sluice_traces.spool import Spool
+
+REJECTED_INFIX = ".rejected"
+"""Goes before the suffix of the output for the file of rejected answers."""
+PREFERENCE_INFIX = ".preference"
+"""Goes before the suffix of the output for the file of preference pairs."""
+_DECODER = msgspec.json.Decoder(LabelledTraceRecord)
+_SCREEN = re.compile(r"(\d{4,9})\.png")
+
+
+@dataclass(slots=True)
+class ConvertRun:
+    """What a conversion did."""
+
+    traces: int = 0
+    """Labelled traces used."""
+    rows: int = 0
+    """Supervised rows."""
+    rejected_rows: int = 0
+    """Rejected answers."""
+    preference_rows: int = 0
+    """Preference pairs."""
+    tally: Tally = field(default_factory=Tally)
+    """Steps by what became of them."""
+    bad: list[BadFile] = field(default_factory=list)
+    """Files left out."""
+    outputs: list[Path] = field(default_factory=list)
+    """Files written."""
+
+
+class FolderConverter:
+    """Converts labelled traces below a folder, or a single one."""
+
+    def __init__(self, config: ConvertConfig, screenshots_root: Path | None) -> None:
+        """Prepare a conversion.
+
+        Args:
+            config: which labels to keep, and the screen.
+            screenshots_root: folder that holds `<tenant>/<run_id>_screens/<step>.png`; None when there are none.
+        """
+        self._config = config
+        self._root = screenshots_root
+        self._converter = Converter(config)
+
+    def convert(self, traces: Path, output: Path, progress: Callable[[int], None]) -> ConvertRun:
+        """Write the rows of labelled traces, in the order of tenant, run and step.
+
+        Negative steps, where they are kept, go to `<output stem>.rejected.<suffix>`, and where another answer in the
+        same state passed, as a pair to `<output stem>.preference.<suffix>`; never to the supervised rows.
+
+        Args:
+            traces: folder of labelled traces, or one of them.
+            output: file of the supervised rows; written whole or not at all.
+            progress: told how many files were read.
+
+        Raises:
+            OSError: the output cannot be written.
+        """
+        run = ConvertRun()
+        negatives = Label.NEGATIVE in self._config.keep
+        base = traces if traces.is_dir() else traces.parent
+        with ExitStack() as stack:
+            spools = [stack.enter_context(Spool()) for _ in range(3 if negatives else 1)]
+            for number, path in enumerate(trace_files(traces) if traces.is_dir() else [traces], start=1):
+                relative = path.relative_to(base)
+                try:
+                    self._convert_file(path, relative, spools, run)
+                except BadFileError as error:
+                    run.bad.append(BadFile(relative.as_posix(), error.reason, error.detail))
+                except OSError as error:
+                    reason = BadReason.VANISHED if isinstance(error, FileNotFoundError) else BadReason.UNREADABLE
+                    run.bad.append(BadFile(relative.as_posix(), reason, error.strerror or "cannot be read"))
+                progress(number)
+            targets = [output, _beside(output, REJECTED_INFIX), _beside(output, PREFERENCE_INFIX)]
+            for spool, target in zip(spools, targets, strict=False):
+                _write_rows(spool, target)
+                run.outputs.append(target)
+            counts = [spool.row_count() for spool in spools] + [0, 0]
+            run.rows, run.rejected_rows, run.preference_rows = counts[:3]
+        return run
+
+    def _convert_file(self, path: Path, relative: Path, spools: Sequence[Spool], run: ConvertRun) -> None:
+        check_size(path.stat().st_size)
+        trace = decode(path.read_bytes(), _DECODER, oldest=0)
+        steps = sorted(trace.steps, key=lambda step: step.step_index)
+        verdicts = _carried(steps)
+        tenant_id, tally = trace.tenant_id or "", Tally()
+        screens = NO_SCREENS
+        if self._root is not None:
+            folder = Path(tenant_folder(tenant_id))
+            screens = find_screens(self._root, (relative, folder / relative.name))
+        blocks: list[Iterable[bytes]] = [
+            self._converter.rows(trace.run_id, tenant_id, steps, verdicts, screens, tally),
+        ]
+        if len(spools) > 1:
+            blocks.append(self._rejected(trace.run_id, tenant_id, steps, verdicts, screens, tally))
+            blocks.append(
+                pair_rows(
+                    trace.run_id,
+                    tenant_id,
+                    steps,
+                    verdicts,
+                    self._converter,
+                    screens,
+                    Tally(),
+                    require_screenshot=self._config.require_screenshot,
+                )
+            )
+        for spool, rows in zip(spools, blocks, strict=True):
+            first = spool.add(tenant_id, trace.run_id, relative.as_posix(), instant_us(trace.started_at), rows)
+            if first is not None:
+                raise BadFileError(BadReason.DUPLICATE_RUN_ID, f"the run is in {first} already")
+        run.traces += 1
+        run.tally.merge(tally)
+
+    def _rejected(
+        self,
+        run_id: str,
+        tenant_id: str,
+        steps: Sequence[LabelledStepRecord],
+        verdicts: Sequence[Verdict],
+        screens: Screens,
+        tally: Tally,
+    ) -> list[bytes]:
+        rows = []
+        for step, verdict in zip(steps, verdicts, strict=True):
+            if verdict[0] is not Label.NEGATIVE:
+                continue
+            # Counted as not kept among the supervised rows; here it gets its true fate.
+            tally.drop(DropReason.LABEL_NOT_KEPT, -1)
+            row = self._converter.rejected(run_id, tenant_id, step, verdict, screens)
+            if isinstance(row, DropReason):
+                tally.drop(row)
+            else:
+                rows.append(row)
+        return rows
+
+
+def find_screens(root: Path, candidates: Iterable[Path]) -> Screens:
+    """Screenshots of a run: those of the first candidate that has any.
+
+    Args:
+        root: the screenshots root.
+        candidates: paths below the root at which the run's trace file may have lain.
+    """
+    for relative in candidates:
+        folder = relative.with_name(relative.stem + SCREENS_SUFFIX)
+        try:
+            with os.scandir(root / folder) as entries:
+                found = [(entry.name, entry.stat().st_size) for entry in entries]
+        except OSError:
+            continue
+        steps = [int(match[1]) for name, size in found if size > 0 and (match := _SCREEN.fullmatch(name))]
+        if steps:
+            return Screens(folder.as_posix(), frozenset(steps))
+    return NO_SCREENS
+
+
+def _carried(steps: Sequence[LabelledStepRecord]) -> list[Verdict]:
+    verdicts = []
+    for step in steps:
+        verdict = carried_verdict(step)
+        if verdict is None:
+            raise BadFileError(
+                BadReason.NOT_LABELLED, f"step {step.step_index} has no known label: run sluice trace label first"
+            )
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _beside(output: Path, infix: str) -> Path:
+    return output.with_name(output.stem + infix + output.suffix)
+
+
+def _write_rows(spool: Spool, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        with temporary.open("wb") as out:
+            for block in spool.blocks():
+                out.write(block)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
