@@ -32,6 +32,8 @@ class EvalTask(Contract):
     """Budget in US dollars."""
     max_steps: int = 30
     """Budget in steps."""
+    cluster: str = ""
+    """Template or tenant that the task shares with others; where given, whole clusters are the unit of inference."""
 
 
 class Outcome(Contract):
@@ -81,6 +83,10 @@ class TaskResult(Contract):
     """What the runner returned."""
     infra_error: bool = False
     """True when the task could not be judged (exception, time-out); excluded from comparisons."""
+    cluster: str = ""
+    """Cluster of the task."""
+    repeats: list[bool | None] = Field(default_factory=list)
+    """Whether each repeat passed, None where it could not be judged; empty when the task was run once."""
 
 
 class MetricValue(Contract):
@@ -163,3 +169,9 @@ class CompareReport(Contract):
     """What the evidence shows."""
     infra_excluded: int = 0
     """Tasks left out because one side could not be judged."""
+    suite_digest: str = ""
+    """Digest of the tasks."""
+    candidate_digest: str = ""
+    """Weights of the candidate; empty when unknown."""
+    baseline_digest: str = ""
+    """Weights of the baseline; empty when unknown."""

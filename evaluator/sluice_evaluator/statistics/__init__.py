@@ -27,6 +27,7 @@ from sluice_evaluator.statistics.paired import (
     paired_bootstrap,
 )
 from sluice_evaluator.statistics.planning import (
+    DISCORDANT_SHARE,
     TwoArmPlan,
     paired_minimum_detectable_effect,
     paired_sample_size,
@@ -44,6 +45,7 @@ from sluice_evaluator.statistics.sequential import (
 )
 
 __all__ = [
+    "DISCORDANT_SHARE",
     "AlphaSpending",
     "Blocks",
     "Bootstrap",
