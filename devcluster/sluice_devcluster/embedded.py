@@ -17,7 +17,7 @@ from typing import Any
 from sluice_devcluster import controlplane, gotools
 from sluice_devcluster.certs import Leaf, write_pki
 from sluice_devcluster.controlplane import COMPONENTS, ComponentSpec, Layout, Probe
-from sluice_devcluster.errors import ComponentError, PortTakenError
+from sluice_devcluster.errors import ComponentError, PortTakenError, ProviderError
 from sluice_devcluster.files import locked, tail, write_atomic
 from sluice_devcluster.kubeconfig import kubeconfig, read_cluster, write_kubeconfig
 from sluice_devcluster.ports import free_port, is_free
@@ -30,12 +30,15 @@ from sluice_devcluster.providers import (
     Status,
     check_name,
     clusters_home,
+    read_record,
     write_record,
 )
 from sluice_devcluster.reporting import Reporter, default_reporter
 
 _POLL_S = 0.05
 _PORT_ATTEMPTS = 5
+_PATIENCE_S = 3.0
+"""An API server waits for its clients' watches to end, up to a minute; all that it knows is in etcd already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class _Saved:
     """The state file: what was started, and whether all of it became ready."""
 
     complete: bool
+    version: str
+    """Kubernetes release that was started."""
     components: dict[str, _Running]
 
     def write(self, path: Path) -> None:
@@ -58,7 +63,7 @@ class _Saved:
             name: {"process": running.process.to_dict(), "ports": running.ports}
             for name, running in self.components.items()
         }
-        content: dict[str, Any] = {"complete": self.complete, "components": components}
+        content: dict[str, Any] = {"complete": self.complete, "version": self.version, "components": components}
         write_atomic(path, json.dumps(content, indent=2).encode() + b"\n")
 
     @classmethod
@@ -70,9 +75,9 @@ class _Saved:
                 name: _Running(process=ProcessId.from_dict(entry["process"]), ports=dict(entry["ports"]))
                 for name, entry in content["components"].items()
             }
-            return cls(complete=bool(content["complete"]), components=components)
+            return cls(complete=bool(content["complete"]), version=str(content["version"]), components=components)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return cls(complete=False, components={})
+            return cls(complete=False, version="", components={})
 
     def ports(self) -> dict[str, int]:
         return {name: port for running in self.components.values() for name, port in running.ports.items()}
@@ -152,6 +157,9 @@ class EmbeddedProvider:
         with self._locked(name) as folder:
             if not folder.is_dir():
                 return False
+            record = read_record(folder)
+            if record is not None and record["provider"] != ProviderName.EMBEDDED:
+                raise ProviderError(f"cluster {name!r} belongs to the provider {record['provider']!r}")
             with self._reporter.stage(f"stop cluster {name}"):
                 self._sweep(folder, _Saved.read(_state_file(folder)))
                 shutil.rmtree(folder)
@@ -172,7 +180,7 @@ class EmbeddedProvider:
             provider=ProviderName.EMBEDDED,
             kubeconfig=layout.kubeconfig,
             server=read_cluster(layout.kubeconfig)[1]["server"],
-            version=gotools.kubernetes_tool().version,
+            version=_Saved.read(_state_file(layout.folder)).version,
         )
 
     def _check(self, layout: Layout, saved: _Saved) -> tuple[State, tuple[Component, ...]]:
@@ -196,10 +204,10 @@ class EmbeddedProvider:
     def _sweep(self, folder: Path, saved: _Saved) -> None:
         """End every process of this cluster: the recorded ones, and any whose record was never written."""
         # The clients of the API server first, so that nothing retries against a server that is gone.
-        order = [spec.name for spec in reversed(COMPONENTS)]
-        for name in sorted(saved.components, key=order.index):
-            stop([saved.components[name].process])
-        stop(find_owned(str(folder)))
+        for spec in reversed(COMPONENTS):
+            if spec.name in saved.components:
+                stop([saved.components[spec.name].process], patience_s=_PATIENCE_S)
+        stop(find_owned(str(folder)), patience_s=_PATIENCE_S)
 
     def _restart(self, name: str, layout: Layout, saved: _Saved) -> None:
         self._reporter.note(f"cluster {name} was up but is not whole; starting it again with its data")
@@ -225,6 +233,7 @@ class EmbeddedProvider:
 
     def _start_all(self, name: str, layout: Layout, wanted: dict[str, int]) -> None:
         started: dict[str, _Running] = {}
+        version = gotools.kubernetes_tool().version
         state_file = _state_file(layout.folder)
         for spec in COMPONENTS:
             if spec.name == controlplane.CONTROLLER_MANAGER:
@@ -233,7 +242,7 @@ class EmbeddedProvider:
                 self._start_component(spec, layout, wanted, started)
         with self._reporter.stage("wait for the first service account"):
             self._await_service_account(layout, started[controlplane.API_SERVER])
-        _Saved(complete=True, components=started).write(state_file)
+        _Saved(complete=True, version=version, components=started).write(state_file)
 
     def _start_component(
         self, spec: ComponentSpec, layout: Layout, wanted: dict[str, int], started: dict[str, _Running]
@@ -260,7 +269,7 @@ class EmbeddedProvider:
                 tethered=self._tethered,
             )
             started[spec.name] = _Running(process=process, ports=ports)
-            _Saved(complete=False, components=started).write(_state_file(layout.folder))
+            _Saved(complete=False, version="", components=started).write(_state_file(layout.folder))
             try:
                 _await_ready(spec, process, ports[spec.ports[0]], Probe(layout.pki), log, offset)
                 return

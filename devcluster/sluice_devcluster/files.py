@@ -26,14 +26,15 @@ def _xdg(environ: Mapping[str, str], variable: str, default: str) -> Path:
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Replace ``path`` by ``content``: a reader sees the old bytes or the new ones, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
+        temporary.chmod(mode)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -58,5 +58,7 @@ def download(module: GoModule, go: "Go") -> Path:
         reason = answer.get("Error") or result.stderr.strip()[-2000:]
         raise BuildError(f"downloading {module.name} failed: {reason}")
     if answer["Sum"] != module.sum:
-        raise BuildError(f"{module.name} has the checksum {answer['Sum']}, but {module.sum} is pinned; nothing was built")
+        raise BuildError(
+            f"{module.name} has the checksum {answer['Sum']}, but {module.sum} is pinned; nothing was built"
+        )
     return Path(answer["Dir"])

@@ -81,7 +81,9 @@ def _go_from_package(minimum: tuple[int, int, int], reporter: Reporter) -> Go:
     go = _inspect(command)
     if go is None or go.release < minimum:
         wanted = ".".join(map(str, minimum))
-        raise BuildError(f"Go {wanted} or newer is needed: {command} does not run or is older; install Go and try again")
+        raise BuildError(
+            f"Go {wanted} or newer is needed: {command} does not run or is older; install Go and try again"
+        )
     return go
 
 

@@ -12,14 +12,14 @@ from sluice_devcluster.files import write_atomic
 
 
 def kubeconfig(
-    *, name: str, server: str, ca: bytes, user: str, credential: Leaf | str, namespace: str | None = None
+    *, name: str, server: str, ca: bytes | None, user: str, credential: Leaf | str, namespace: str | None = None
 ) -> dict[str, Any]:
     """A kubeconfig with one cluster, one user and one context, everything embedded.
 
     Args:
         name: of the cluster and the context.
         server: URL of the API server.
-        ca: PEM of the authority that signed its certificate.
+        ca: PEM of the authority that signed its certificate; None for the system's roots.
         user: name of the user's entry.
         credential: a client certificate, or a bearer token.
         namespace: default namespace of the context.
@@ -32,7 +32,9 @@ def kubeconfig(
             "client-key-data": base64.b64encode(credential.key).decode(),
         }
     context = {"cluster": name, "user": user} | ({"namespace": namespace} if namespace else {})
-    cluster = {"server": server, "certificate-authority-data": base64.b64encode(ca).decode()}
+    cluster = {"server": server}
+    if ca is not None:
+        cluster["certificate-authority-data"] = base64.b64encode(ca).decode()
     return {
         "apiVersion": "v1",
         "kind": "Config",
@@ -63,3 +65,20 @@ def read_cluster(path: Path) -> tuple[str, dict[str, Any]]:
         raise ProviderError(f"cannot read the kubeconfig: {error}") from error
     except (yaml.YAMLError, KeyError, TypeError, StopIteration) as error:
         raise ProviderError(f"{path}: not a kubeconfig whose current-context names a cluster") from error
+
+
+def read_ca(path: Path, entry: dict[str, Any]) -> bytes | None:
+    """PEM of the authority in a cluster's entry of the kubeconfig ``path``; None where the system's roots are meant.
+
+    Raises:
+        ProviderError: it cannot be read.
+    """
+    try:
+        if "certificate-authority-data" in entry:
+            return base64.b64decode(entry["certificate-authority-data"], validate=True)
+        if "certificate-authority" in entry:
+            # Relative paths in a kubeconfig are relative to the file.
+            return path.parent.joinpath(str(entry["certificate-authority"])).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ProviderError(f"{path}: the cluster's certificate authority cannot be read: {error}") from error
+    return None

@@ -1,0 +1,136 @@
+"""``sluice cluster up|status|down``.
+
+Standard output carries what another program reads (shell lines, or JSON with ``--json``), standard error what a person
+reads. Exit codes: 0 done, or the cluster is ready; 1 it failed, or the cluster is not ready; 2 bad usage.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sluice_devcluster.errors import DevClusterError
+from sluice_devcluster.kubectl import find_kubectl
+from sluice_devcluster.providers import Component, Provider, ProviderName, State, check_name, make_provider, provider_of
+from sluice_devcluster.reporting import Reporter, default_reporter
+
+_FAILED = 1
+_USAGE = 2
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command and its three subcommands; each sets ``handler``."""
+    parser = subparsers.add_parser(
+        "cluster",
+        help="start and stop a real Kubernetes on this machine",
+        description="A Kubernetes for development, by default without Docker: etcd, an API server and a controller "
+        "manager as processes on loopback, built from source on first use (about five minutes).",
+        epilog='Use it in a shell: eval "$(sluice cluster up)"',
+    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    for name, handler, text in (
+        ("up", _up, "start it, or what is missing of it, and print how to reach it"),
+        ("status", _status, "show its components; exit code 1 unless all of them are healthy"),
+        ("down", _down, "stop exactly what was started and remove its data"),
+    ):
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        action.add_argument("--name", default="dev", type=_name, help="which cluster (default: dev)")
+        action.add_argument(
+            "--provider",
+            type=ProviderName,
+            choices=list(ProviderName),
+            help="embedded: processes of this machine; kind: Kubernetes in Docker; existing: a cluster that runs "
+            "already (default: what the cluster was started with, else embedded)",
+        )
+        action.add_argument("--kubeconfig", type=Path, help="of the cluster that exists; only for --provider existing")
+        action.add_argument("--json", action="store_true", help="print JSON")
+        action.set_defaults(handler=_guarded(handler))
+
+
+def _name(text: str) -> str:
+    try:
+        return check_name(text)
+    except DevClusterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _guarded(handler: Callable[[argparse.Namespace, ProviderName, Provider], int]) -> Callable[..., int]:
+    """Choose the provider, run the handler, and turn errors into one message and an exit code."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        reporter: Reporter = default_reporter()
+        try:
+            chosen = arguments.provider or provider_of(arguments.name)
+            if chosen is None:
+                chosen = ProviderName.EXISTING if arguments.kubeconfig else ProviderName.EMBEDDED
+            if arguments.kubeconfig is not None and chosen is not ProviderName.EXISTING:
+                print(f"sluice cluster: --kubeconfig belongs to --provider existing, not {chosen}", file=sys.stderr)
+                return _USAGE
+            provider = make_provider(chosen, kubeconfig=arguments.kubeconfig, reporter=reporter)
+            return handler(arguments, chosen, provider)
+        except DevClusterError as error:
+            print(f"sluice cluster: {error}", file=sys.stderr)
+            return _FAILED
+
+    return run
+
+
+def _up(arguments: argparse.Namespace, chosen: ProviderName, provider: Provider) -> int:
+    cluster = provider.up(arguments.name)
+    kubectl = find_kubectl()
+    if arguments.json:
+        _print_json(
+            {
+                "name": cluster.name,
+                "provider": str(chosen),
+                "version": cluster.version,
+                "server": cluster.server,
+                "kubeconfig": str(cluster.kubeconfig),
+                "kubectl": str(kubectl),
+            }
+        )
+        return 0
+    print(f"cluster {cluster.name} is up: Kubernetes {cluster.version} at {cluster.server}", file=sys.stderr)
+    print(f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}")
+    print(f"export PATH={shlex.quote(str(kubectl.parent))}:$PATH  # kubectl of the same release")
+    print("# then, for example: kubectl get namespaces")
+    return 0
+
+
+def _status(arguments: argparse.Namespace, _: ProviderName, provider: Provider) -> int:
+    status = provider.status(arguments.name)
+    if arguments.json:
+        _print_json(status.to_dict())
+    else:
+        print(f"{status.name}  {status.provider}  {status.state}" + (f"  {status.server}" if status.server else ""))
+        _print_table(status.components)
+        if status.kubeconfig is not None:
+            print(f"kubeconfig  {status.kubeconfig}")
+    return 0 if status.state is State.READY else _FAILED
+
+
+def _down(arguments: argparse.Namespace, _: ProviderName, provider: Provider) -> int:
+    removed = provider.down(arguments.name)
+    if arguments.json:
+        _print_json({"name": arguments.name, "removed": removed})
+    else:
+        print(f"cluster {arguments.name} " + ("is down" if removed else "does not exist"), file=sys.stderr)
+    return 0
+
+
+def _print_table(components: tuple[Component, ...]) -> None:
+    if not components:
+        return
+    rows = [("COMPONENT", "PID", "PORT", "HEALTH")]
+    rows += [(c.name, str(c.pid or "-"), str(c.port or "-"), c.detail) for c in components]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        print("  ".join([*cells, row[3]]))
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    print(json.dumps(content, indent=2, default=str))
