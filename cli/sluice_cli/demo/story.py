@@ -188,10 +188,11 @@ class Story:
         candidate = figures.rate(status["summary"])
         baseline = figures.rate(status["baselineSummary"]) if status.get("baselineSummary") else None
         comparison = status.get("comparison") or {}
+        counts = (
+            f"{comparison.get('wins')} wins, {comparison.get('losses')} losses, p = {comparison.get('pValue', 1):.2g}"
+        )
         self.screen.say(
-            f"candidate {candidate}, champion {baseline}: {comparison.get('verdict')} "
-            f"({comparison.get('wins')} wins, {comparison.get('losses')} losses, p = {comparison.get('pValue', 1):.2g});"
-            " "
+            f"candidate {candidate}, champion {baseline}: {comparison.get('verdict')} ({counts}); "
             f"{status['report']['digest']}"
         )
         return candidate, baseline

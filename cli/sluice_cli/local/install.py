@@ -1,7 +1,7 @@
 """Installs Sluice's objects into a cluster: CRDs, namespaces, roles, the compute profile.
 
-The operator gets exactly the rules of `charts/sluice/rbac/rules.yaml`, the ones that the chart binds; the agent may read
-its router's ConfigMap and nothing else.
+The operator gets exactly the rules of `charts/sluice/rbac/rules.yaml`, the ones that the chart binds; the agent may
+read its router's ConfigMap and nothing else.
 """
 
 import json

@@ -1,0 +1,90 @@
+"""One performance of the demo: everything up, the story, the closing table, everything down again."""
+
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.panel import Panel
+
+from sluice_artifacts import ArtifactError
+from sluice_cli.demo.figures import verified_table
+from sluice_cli.demo.screen import Screen
+from sluice_cli.demo.story import Story
+from sluice_cli.demo.watching import StoryError, Watcher
+from sluice_cli.local.example import ExampleError
+from sluice_cli.local.install import InstallError
+from sluice_cli.local.layout import NAMESPACE, CheckoutNotFound, Layout
+from sluice_cli.local.stack import Stack, StackError, down
+from sluice_devcluster.errors import DevClusterError
+from sluice_devcluster.ports import free_port
+from sluice_devcluster.providers import ProviderName, make_provider
+from sluice_devcluster.reporting import Reporter, default_reporter
+
+EXPECTED = (StoryError, StackError, InstallError, ExampleError, ArtifactError, DevClusterError, CheckoutNotFound)
+"""Failures that have their explanation in their message."""
+
+
+def perform(name: str, *, keep: bool, plain: bool) -> int:
+    """Run the demo; 0 when everything went as it must, 1 when not.
+
+    Everything is taken down at the end, on failure and on Ctrl-C as well, unless `keep` was asked for and all went well.
+    """
+    # SIGTERM unwinds like Ctrl-C, so that what was started is stopped.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    reporter = default_reporter()
+    root = Path(tempfile.mkdtemp(prefix="sluice-demo-"))
+    layout = Layout(name=name, root=root, agent_port=free_port([]))
+    kept = False
+    try:
+        with Screen(plain=plain) as screen:
+            kept = _play(layout, reporter, screen, keep=keep)
+        return 0
+    except EXPECTED as error:
+        logs = Path(tempfile.mkdtemp(prefix="sluice-demo-logs-"))
+        if layout.logs.is_dir():
+            shutil.copytree(layout.logs, logs, dirs_exist_ok=True)
+        print(f"\nsluice demo: {error}\nThe logs of its processes are in {logs}", file=sys.stderr)
+        return 1
+    finally:
+        if not kept:
+            _clear(layout, reporter)
+
+
+def _play(layout: Layout, reporter: Reporter, screen: Screen, *, keep: bool) -> bool:
+    """Bring everything up and tell the story; True when it is to stay."""
+    cluster = make_provider(ProviderName.EMBEDDED, kubeconfig=None, reporter=reporter).up(layout.name)
+    stack = Stack(cluster=cluster, layout=layout, reporter=reporter)
+    stack.up()
+    watcher = Watcher(cluster.kubeconfig, NAMESPACE)
+    story = Story(stack=stack, screen=screen, watcher=watcher)
+    story.tell()
+    screen.say("")
+    screen.say(verified_table(watcher.snapshot))
+    if keep:
+        screen.say(_look_around(stack))
+    return keep
+
+
+def _look_around(stack: Stack) -> Panel:
+    """Return the lines with which a user looks around."""
+    lines = (
+        f"export KUBECONFIG={stack.cluster.kubeconfig}",
+        f"export PATH={stack.kubectl.parent}:$PATH",
+        "kubectl get sluice",
+        "kubectl get shadowrollout storefront -o yaml",
+        "kubectl describe promotionscorecard storefront-damaged",
+        "kubectl get events --sort-by=.lastTimestamp",
+        f"ls {stack.layout.root}",
+        f"sluice cluster down --name {stack.cluster.name}    # when you have seen enough",
+    )
+    return Panel("\n".join(lines), title="everything is still running", title_align="left")
+
+
+def _clear(layout: Layout, reporter: Reporter) -> None:
+    """Take everything down."""
+    with reporter.stage("clean up"):
+        down(layout)
+        make_provider(ProviderName.EMBEDDED, kubeconfig=None, reporter=reporter).down(layout.name)
+        shutil.rmtree(layout.root, ignore_errors=True)
