@@ -21,8 +21,9 @@ _FAILED = 1
 _USAGE = 2
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command and its three subcommands; each sets ``handler``."""
+def add_parser(subparsers: Any) -> dict[str, argparse.ArgumentParser]:
+    """Add the command and its three subcommands; each sets ``handler``. Return their parsers, by name."""
+    parsers: dict[str, argparse.ArgumentParser] = {}
     parser = subparsers.add_parser(
         "cluster",
         help="start and stop a real Kubernetes on this machine",
@@ -48,6 +49,8 @@ def add_parser(subparsers: Any) -> None:
         action.add_argument("--kubeconfig", type=Path, help="of the cluster that exists; only for --provider existing")
         action.add_argument("--json", action="store_true", help="print JSON")
         action.set_defaults(handler=_guarded(handler))
+        parsers[name] = action
+    return parsers
 
 
 def _name(text: str) -> str:

@@ -29,7 +29,8 @@ EXPECTED = (StoryError, StackError, InstallError, ExampleError, ArtifactError, D
 def perform(name: str, *, keep: bool, plain: bool) -> int:
     """Run the demo; 0 when everything went as it must, 1 when not.
 
-    Everything is taken down at the end, on failure and on Ctrl-C as well, unless `keep` was asked for and all went well.
+    Everything is taken down at the end, on failure and on Ctrl-C as well, unless `keep` was asked for and all went
+    well.
     """
     # SIGTERM unwinds like Ctrl-C, so that what was started is stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -8,10 +8,8 @@ from sluice_cli.demo import figures
 from sluice_cli.demo.screen import Screen, gates_table
 from sluice_cli.demo.watching import Snapshot, StoryError, Watcher
 from sluice_cli.local.layout import NAMESPACE, checkout
-from sluice_cli.local.stack import Stack
+from sluice_cli.local.stack import FIRST_RUNS, Stack
 
-FIRST_RUNS = 320
-"""Runs of the base agent before the first dataset: enough for training, and for a rate within about 5 points."""
 TRAFFIC_PER_S = 12.0
 """Runs per second while a rollout climbs."""
 

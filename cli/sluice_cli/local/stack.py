@@ -37,6 +37,8 @@ from sluice_devcluster.reporting import Reporter
 
 RAY_CPUS = 4
 """Logical CPUs of Ray: jobs mostly wait for each other, and a machine of two cores must hold a driver and a worker."""
+FIRST_RUNS = 320
+"""Runs of the base agent before the first dataset: enough for training, and for a rate within about 5 points."""
 READY_S = 90.0
 """Seconds until a process must answer."""
 TOKEN_FILE = "ray.json"
