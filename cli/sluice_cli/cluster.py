@@ -31,12 +31,13 @@ def _up(cluster_up: Any) -> Any:
         from sluice_cli.local.layout import CheckoutNotFound, Layout
         from sluice_cli.local.stack import FIRST_RUNS, Stack, StackError
         from sluice_devcluster.errors import DevClusterError
-        from sluice_devcluster.providers import make_provider, provider_of
+        from sluice_devcluster.providers import ProviderName, make_provider, provider_of
         from sluice_devcluster.reporting import default_reporter
 
         reporter = default_reporter()
         try:
-            provider = make_provider(provider_of(arguments.name), kubeconfig=arguments.kubeconfig, reporter=reporter)
+            chosen = provider_of(arguments.name) or ProviderName.EMBEDDED
+            provider = make_provider(chosen, kubeconfig=arguments.kubeconfig, reporter=reporter)
             layout = Layout.by_name(arguments.name)
             stack = Stack(cluster=provider.up(arguments.name), layout=layout, reporter=reporter)
             stack.up()
