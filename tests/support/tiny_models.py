@@ -1,4 +1,4 @@
-"""Tiny models, tokenizers and rows for the trainer's tests: standard architectures from configuration, seconds to make."""
+"""Tiny models, tokenizers and rows for the trainer's tests: standard architectures from configuration."""
 
 import json
 from collections.abc import Callable
