@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,25 @@ def canonical_json(document: BaseModel | Mapping[str, Any]) -> bytes:
     Raises:
         ValueError: a number is NaN or infinite, which JSON cannot say.
     """
-    plain = document.model_dump(mode="json", by_alias=True) if isinstance(document, BaseModel) else document
+    plain: Any = document
+    if isinstance(document, BaseModel):
+        # In JSON mode pydantic writes NaN and infinities as null, which is another statement.
+        _refuse_non_finite(document.model_dump(), type(document).__name__)
+        plain = document.model_dump(mode="json", by_alias=True)
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
+
+
+def _refuse_non_finite(value: object, name: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, which JSON cannot say")
+    items: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    for key, inner in items:
+        _refuse_non_finite(inner, f"{name}.{key}")
 
 
 def tree_files(path: Path) -> Iterator[tuple[str, Path]]:

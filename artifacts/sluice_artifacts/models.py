@@ -165,16 +165,20 @@ def _fetch_hub(ref: ModelRef, cache: Path) -> Path:
         raise NotFoundError(
             ref.uri, "the hub has no such model, or it is private: correct the name, or set HF_TOKEN"
         ) from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-        raise UnreachableError(
-            ref.uri, f"{shown} is not in the local cache and the hub cannot be reached; allow access or use s3://"
-        ) from error
-    except hub.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        kind = ForbiddenError if status in (401, 403) else UnreachableError
-        raise kind(ref.uri, f"the hub answered {status}; check HF_TOKEN, or try again later") from error
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, hub.HfHubHTTPError) as error:
+        raise _hub_error(ref.uri, shown, error) from error
     except (OSError, ConnectionError) as error:
         raise UnreachableError(ref.uri, f"the hub cannot be reached ({type(error).__name__}); try again") from error
     except hub.HFValidationError as error:
         raise ArtifactError(ref.uri, "a model on the hub is written hf://owner/name") from error
     return Path(path)
+
+
+def _hub_error(uri: str, shown: str, error: Exception) -> ArtifactError:
+    """Tell a hub that refuses from one that does not answer; the client wraps either when its cache is empty."""
+    answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if answer is None:
+        message = f"{shown} is not in the local cache and the hub cannot be reached; allow access or use s3://"
+        return UnreachableError(uri, message)
+    kind = ForbiddenError if answer.status_code in (401, 403) else UnreachableError
+    return kind(uri, f"the hub answered {answer.status_code}; check HF_TOKEN, or try again later")

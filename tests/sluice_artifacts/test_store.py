@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from concurrency import at_once
 from sluice_artifacts import ArtifactError, ConflictError, CorruptError, NotFoundError, join, open_store
 
 MIB = 1 << 20
@@ -22,18 +23,6 @@ def store(root):
 def big_file(path: Path, size: int) -> Path:
     path.write_bytes(random.Random(size).randbytes(size))
     return path
-
-
-def at_once(count, function):
-    """Call `function(i)` in `count` threads that start together; return what they return."""
-    barrier = threading.Barrier(count)
-
-    def run(index):
-        barrier.wait()
-        return function(index)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
 
 
 class TestObjects:
