@@ -46,7 +46,8 @@ class RayHead:
         self.num_cpus = num_cpus
         self.token = token or secrets.token_hex(32)
         self._env = dict(env or {})
-        self._folder: Path | None = None
+        self.folder: Path | None = None
+        """Its files; also the marker (`processes.find_owned`) of everything that it started. None while stopped."""
         self._process: ProcessId | None = None
         self._dashboard_port = 0
         self._gcs_port = 0
@@ -62,7 +63,7 @@ class RayHead:
     @property
     def folder(self) -> Path | None:
         """Its files, and the marker of its processes; None while it is not running."""
-        return self._folder
+        return self.folder
 
     def auth_env(self) -> dict[str, str]:
         """Environment that a client of this head needs."""
@@ -70,7 +71,7 @@ class RayHead:
 
     def log(self) -> str:
         """Return the last lines that `ray start` wrote."""
-        path = self._folder / "ray.log" if self._folder else None
+        path = self.folder / "ray.log" if self.folder else None
         return "\n".join(path.read_text(errors="replace").splitlines()[-20:]) if path and path.exists() else ""
 
     def start(self) -> "RayHead":
@@ -98,7 +99,7 @@ class RayHead:
 
     def stop(self) -> None:
         """End every process of this head, its jobs included, and remove its files."""
-        folder, self._folder, self._process = self._folder, None, None
+        folder, self.folder, self._process = self.folder, None, None
         if folder is None:
             return
         # Twice: what a process spawned while the list was taken carries the marker too.
@@ -108,7 +109,7 @@ class RayHead:
 
     def kill(self) -> None:
         """End every process at once, as a lost node does; `start` brings up an empty head at new ports."""
-        folder = self._folder
+        folder = self.folder
         if folder is not None:
             stop(find_owned(str(folder)), patience_s=0.0)
 
@@ -128,7 +129,7 @@ class RayHead:
             taken.append(free_port(taken))
         self._gcs_port, self._dashboard_port, agent, agent_grpc, metrics, client, runtime_env = taken
         # Short: the path of a Unix socket below it may have 107 characters at most.
-        self._folder = Path(tempfile.mkdtemp(prefix="sluice-ray-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="sluice-ray-"))
         options = {
             "node-ip-address": "127.0.0.1",
             "port": self._gcs_port,
@@ -141,7 +142,7 @@ class RayHead:
             "runtime-env-agent-port": runtime_env,
             "num-cpus": self.num_cpus,
             "object-store-memory": OBJECT_STORE_BYTES,
-            "temp-dir": self._folder,
+            "temp-dir": self.folder,
             "include-dashboard": "true",
         }
         flags = [f"--{name}={value}" for name, value in options.items()]
@@ -154,7 +155,7 @@ class RayHead:
             **self._env,
         }
         argv = [program, "start", "--head", "--block", "--disable-usage-stats", *flags]
-        self._process = start(argv, log=self._folder / "ray.log", owner=str(self._folder), env=environment)
+        self._process = start(argv, log=self.folder / "ray.log", owner=str(self.folder), env=environment)
 
     def _wait_ready(self) -> None:
         request = urllib.request.Request(

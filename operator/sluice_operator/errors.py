@@ -12,6 +12,7 @@
     ├── BackendError              a compute backend refused or failed
     │   └── BackendUnreachableError
     ├── ProfileError              the profile is missing or wrong
+    ├── StorageError              artifact storage refused or failed
     └── LeaseLostError            this process may not write any more
 
 Every error carries a `reason` in CamelCase for conditions and a message that says what to do.
@@ -97,6 +98,12 @@ class ProfileError(OperatorError):
     """A compute profile is missing or wrong."""
 
     reason = "ProfileInvalid"
+
+
+class StorageError(OperatorError):
+    """Artifact storage refused or failed."""
+
+    reason = "StorageError"
 
 
 class LeaseLostError(OperatorError):

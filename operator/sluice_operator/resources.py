@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice_api.v1alpha1 import GROUP, KINDS, VERSION
-
-LABEL_OWNER_UID = f"{GROUP}/owner-uid"
-"""UID of the object on whose behalf another one exists; marks as ours what must outlive its owner."""
+from sluice_operator.manifests.naming import LABEL_OWNER_UID
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ submitting twice is one job; a job of that name with another owner is somebody e
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sluice_api.v1alpha1.common import SluiceObject
 from sluice_operator.decisions.base import JobView, Profile
 
 LOG_LINES = 200
@@ -28,8 +29,8 @@ class JobKey:
 class ComputeBackend(Protocol):
     """Where jobs run."""
 
-    async def submit(self, key: JobKey, profile: Profile, job_input: Any, *, workers: int, owner: Any) -> None:
-        """Submit a job, or find that it exists under our UID. `owner` is the raw owning object.
+    async def submit(self, key: JobKey, profile: Profile, job_input: Any, *, workers: int, owner: SluiceObject) -> None:
+        """Submit a job, or find that it exists under our UID.
 
         Raises BackendUnreachableError, BackendError, ForeignObjectError, or a ClusterError.
         """

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 
 from sluice_api.contracts.jobs import JOB_INPUT_VARIABLE
+from sluice_api.v1alpha1.common import SluiceObject
 from sluice_operator.backends.base import LOG_LINES, JobKey
 from sluice_operator.decisions.base import JobState, JobView, Profile
 from sluice_operator.errors import BackendError, BackendUnreachableError, ForeignObjectError
@@ -50,7 +51,7 @@ class RayBackend:
             await self._session.close()
             self._session = None
 
-    async def submit(self, key: JobKey, profile: Profile, job_input: Any, *, workers: int, owner: Any) -> None:
+    async def submit(self, key: JobKey, profile: Profile, job_input: Any, *, workers: int, owner: SluiceObject) -> None:
         """Submit a driver. The answer may be lost and the call repeated: the name decides, not the answer."""
         if await self._find(key, profile) is not None:
             return

@@ -1,0 +1,146 @@
+"""Compute profiles: what an admin allows, in the ConfigMap `sluice-profiles` of the operator's namespace.
+
+Each key is a profile's name, each value its YAML, for example:
+
+    a100: |
+      backend: kuberay
+      image: registry.example/sluice-trainer@sha256:…
+      accelerator: nvidia.com/gpu
+      nodeSelector: {cloud.google.com/gke-accelerator: nvidia-tesla-a100}
+      maxWorkers: 16
+
+A wrong profile is refused alone and by name and field; the others stay usable. The ConfigMap is read again at most
+every `RELOAD_S` seconds, and at once where a profile is asked for that is not known.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from sluice_operator.cluster import Cluster
+from sluice_operator.decisions.base import Backend, Profile
+from sluice_operator.errors import ProfileError
+from sluice_operator.resources import CONFIG_MAP
+
+CONFIG_MAP_NAME = "sluice-profiles"
+"""Name of the ConfigMap."""
+RELOAD_S = 10.0
+"""Age, in seconds, from which it is read again."""
+
+Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+"""A Kubernetes resource quantity."""
+
+
+class ProfileDocument(BaseModel):
+    """One entry of the ConfigMap, camelCase; unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+    backend: Backend
+    address: Annotated[str, StringConstraints(pattern=r"^(https?://.+)?$")] = ""
+    image: str = ""
+    entrypoint: Annotated[str, StringConstraints(min_length=1)] = "sluice"
+    service_account: str = ""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = ()
+    accelerator: Annotated[str, StringConstraints(pattern=r"^([a-z0-9.-]+/[A-Za-z0-9._-]+)?$")] = ""
+    resources: dict[str, Quantity] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+    env_from: tuple[str, ...] = ()
+    queue: str = ""
+    max_workers: int = Field(default=1, ge=1, le=4096)
+    num_cpus: float = Field(default=1.0, ge=0.0, le=4096.0)
+    ray_version: str = "2.60.0"
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ProfileDocument":
+        if self.backend is Backend.RAY and not self.address:
+            raise ValueError("address: the backend ray needs the URL of the Ray dashboard")
+        if self.backend is not Backend.RAY and not self.image:
+            raise ValueError(f"image: the backend {self.backend.value} needs a container image")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profiles:
+    """All profiles as last read."""
+
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    """Valid ones, by name."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with the others, by name."""
+
+    def get(self, name: str) -> Profile:
+        """Return a profile; ProfileError names what is wrong or what there is."""
+        profile = self.profiles.get(name)
+        if profile is not None:
+            return profile
+        if name in self.problems:
+            raise ProfileError(f"profile {name} in ConfigMap {CONFIG_MAP_NAME}: {self.problems[name]}")
+        known = ", ".join(sorted(self.profiles)) or "none"
+        raise ProfileError(
+            f"ConfigMap {CONFIG_MAP_NAME} has no profile {name} (known: {known}); correct spec.profile or add the entry"
+        )
+
+
+def parse_profiles(data: Mapping[str, str]) -> Profiles:
+    """Return the profiles of a ConfigMap's data, the wrong ones with their problem."""
+    profiles: dict[str, Profile] = {}
+    problems: dict[str, str] = {}
+    for name, text in data.items():
+        try:
+            document = ProfileDocument.model_validate(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            problems[name] = f"no YAML: {' '.join(str(error).split())}"
+        except ValidationError as error:
+            problems[name] = describe(error)
+        else:
+            profiles[name] = Profile(name=name, **{key: getattr(document, key) for key in ProfileDocument.model_fields})
+    return Profiles(profiles=profiles, problems=problems)
+
+
+def describe(error: ValidationError) -> str:
+    """Return pydantic's complaints in one line, each with its field."""
+    complaints = []
+    for entry in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(part) for part in entry["loc"])
+        complaints.append(f"{place}: {entry['msg']}" if place else entry["msg"].removeprefix("Value error, "))
+    return "; ".join(complaints)[:1000]
+
+
+class ProfileSource:
+    """Reads the ConfigMap and remembers it for a short while."""
+
+    def __init__(self, cluster: Cluster, namespace: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read from the operator's own `namespace`; `clock` in seconds."""
+        self._cluster = cluster
+        self._namespace = namespace
+        self._clock = clock
+        self._read_at = float("-inf")
+        self._version: str | None = None
+        self._profiles = Profiles()
+
+    async def get(self, name: str) -> Profile:
+        """Return a profile.
+
+        Raises ProfileError when it is missing or wrong, ClusterError when the ConfigMap cannot be read at all.
+        """
+        if self._clock() - self._read_at >= RELOAD_S or name not in self._profiles.profiles:
+            await self.reload()
+        return self._profiles.get(name)
+
+    async def reload(self) -> bool:
+        """Read the ConfigMap again; True when it changed since the last time."""
+        raw = await self._cluster.get(CONFIG_MAP, self._namespace, CONFIG_MAP_NAME)
+        self._read_at = self._clock()
+        version = raw["metadata"]["resourceVersion"] if raw is not None else ""
+        if version == self._version:
+            return False
+        first, self._version = self._version is None, version
+        self._profiles = parse_profiles((raw or {}).get("data") or {})
+        return not first

@@ -1,0 +1,181 @@
+"""Runs the operator as users do: a process of its own, with its service account's kubeconfig and nothing more."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import yaml
+
+RULES = Path(__file__).parents[2] / "charts" / "sluice" / "rbac" / "rules.yaml"
+CRDS = Path(__file__).parents[2] / "crds"
+GROUP = "rbac.authorization.k8s.io"
+READY_S = 60.0
+
+
+def until(check, *, timeout_s: float = 60.0, what: str = "", every_s: float = 0.1):
+    """Return the first truthy value of `check`, or fail after `timeout_s` with its last value."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:.0f} s: {what or check}; last value {value!r}")
+        time.sleep(every_s)
+
+
+def install_crds(kubectl) -> None:
+    """Install the five CRDs as they are generated, and wait for them."""
+    for path in sorted(CRDS.glob("sluice.dev_*.yaml")):
+        kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
+    names = [
+        f"crd/{path.stem.removeprefix('sluice.dev_')}.sluice.dev" for path in sorted(CRDS.glob("sluice.dev_*.yaml"))
+    ]
+    kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+
+
+def install_role(kubectl, namespace: str, account: str = "sluice-operator") -> None:
+    """Create the operator's service account with exactly the rules that the chart gives it."""
+    rules = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    objects = [{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account, "namespace": namespace}}]
+    for part in ("workload", "system"):
+        metadata = {"name": f"sluice-{part}", "namespace": namespace}
+        role = {"apiGroup": GROUP, "kind": "Role", "name": metadata["name"]}
+        subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+        objects.append({"apiVersion": f"{GROUP}/v1", "kind": "Role", "metadata": metadata, "rules": rules[part]})
+        binding = {"roleRef": role, "subjects": [subject]}
+        objects.append({"apiVersion": f"{GROUP}/v1", "kind": "RoleBinding", "metadata": metadata, **binding})
+    kubectl("apply", "-f", "-", input=yaml.safe_dump_all(objects))
+
+
+def write_profiles(kubectl, namespace: str, profiles: dict) -> None:
+    """Write the profiles' ConfigMap."""
+    data = {name: yaml.safe_dump(profile) for name, profile in profiles.items()}
+    metadata = {"name": "sluice-profiles", "namespace": namespace}
+    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+    kubectl("apply", "-f", "-", input=yaml.safe_dump(manifest))
+
+
+def proxied(kubeconfig: Path, url: str, destination: Path) -> Path:
+    """Write a copy of a kubeconfig whose server is `url`."""
+    config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+    for entry in config["clusters"]:
+        entry["cluster"] = {"server": url}
+    destination.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return destination
+
+
+class Operator:
+    """One operator process: `start`, `kill`, `stop`; its log in a file."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, log: Path, *, identity: str = "", env=None, flags=()):
+        self.identity = identity or f"test-{secrets.token_hex(3)}"
+        self.log = log
+        self.starts = 0
+        self.port = 0
+        self._kubeconfig = kubeconfig
+        self._namespace = namespace
+        self._env = env or {}
+        self._flags = flags
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> "Operator":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the process; `wait` until it holds the Lease."""
+        program = Path(sys.executable).with_name("sluice")
+        assert shutil.which(program), f"{program} is missing: pip install -e ."
+        command = [str(program), "operator", "run", "--namespace", self._namespace, "--identity", self.identity]
+        command += [
+            "--metrics-port",
+            "0",
+            "--poll",
+            "0.5",
+            "--retry-backoff",
+            "0.5",
+            "--stop-grace",
+            "10",
+            *self._flags,
+        ]
+        environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), **self._env}
+        before = self._size()
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        self.starts += 1
+        if wait:
+            self.wait_for("holding lease", since=before)
+
+    def wait_for(self, text: str, *, since: int = 0, timeout_s: float = READY_S) -> None:
+        """Wait until the log says `text` after the byte `since`."""
+
+        def said() -> bool:
+            assert self.running(), f"the operator ended with {self._process.poll()}:\n{self.tail()}"
+            return text in self.log.read_bytes()[since:].decode(errors="replace")
+
+        until(said, timeout_s=timeout_s, what=f"the operator says {text!r}", every_s=0.05)
+
+    def running(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+    def stop(self, *, timeout_s: float = 20.0) -> int:
+        """SIGTERM; return the exit code. A process that does not end is killed, and that is an error."""
+        process = self._process
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+            raise AssertionError(f"the operator did not end within {timeout_s} s:\n{self.tail()}") from None
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return status and body of `/healthz` or `/metrics`."""
+        url = [line for line in self.log.read_text(errors="replace").splitlines() if "serving /healthz" in line][-1]
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(url.rpartition(" at ")[2] + path, timeout=5) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def tail(self, lines: int = 40) -> str:
+        """Return the end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _size(self) -> int:
+        return self.log.stat().st_size if self.log.exists() else 0
+
+
+def get(kubectl, namespace: str, kind: str, name: str) -> dict | None:
+    """Return an object, None when there is none."""
+    done = kubectl("-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found")
+    return json.loads(done.stdout) if done.stdout.strip() else None
