@@ -39,6 +39,7 @@ LOCK_TIMEOUT_S = 30.0
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _UNREACHABLE = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
+_CANNOT_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _CANNOT_LOCK_FOLDER = {errno.EBADF, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EISDIR}
 
 
@@ -119,7 +120,7 @@ class FileStore:
                 uri=f"{base}/{relative.replace('%', '%25')}",
                 size=status.st_size,
                 modified=datetime.fromtimestamp(status.st_mtime, UTC),
-                etag="",
+                etag=f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}",
             )
 
     def delete(self, uri: str) -> None:
@@ -171,17 +172,28 @@ def _place(uri: str, temporary: Path, target: Path, *, if_absent: bool, if_match
         raise ArtifactError(uri, "is a folder, not an object")
     with _folder_lock(uri, target.parent):
         if if_absent:
-            try:
-                # A link fails when the name is taken, even by a writer on another host that does not see our lock.
-                target.hardlink_to(temporary)
-            except FileExistsError:
-                raise ConflictError(uri, "exists already") from None
-            temporary.unlink()
+            _claim(uri, temporary, target)
         else:
             if if_match is not None:
                 _check_match(uri, target, if_match)
             temporary.replace(target)
         _sync_folder(target.parent)
+
+
+def _claim(uri: str, temporary: Path, target: Path) -> None:
+    """Give the temporary file a name that must be free, under the folder's lock."""
+    try:
+        # A link fails when the name is taken, even by a writer on another host that does not see the lock.
+        target.hardlink_to(temporary)
+        temporary.unlink()
+    except FileExistsError:
+        raise ConflictError(uri, "exists already") from None
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        if target.exists():
+            raise ConflictError(uri, "exists already") from None
+        temporary.replace(target)
 
 
 def _check_match(uri: str, target: Path, if_match: str) -> None:

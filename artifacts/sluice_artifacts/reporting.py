@@ -182,12 +182,14 @@ def run_worker(
         return 3
     with _stop_signals(reporter) as ignore_further:
         try:
-            output: JobOutput | None = function(job, reporter)
+            try:
+                output: JobOutput | None = function(job, reporter)
+            finally:
+                ignore_further()
             failure = None
         except BaseException as error:  # noqa: BLE001 - whatever ends a worker has to be reported
             output, failure = None, classify(error)
             _log.error("the attempt failed as %s: %s", failure.failure_class, failure.message, exc_info=error)
-        ignore_further()
         reporter.flush()
         result = Result(
             run=job.run, attempt=job.attempt, finished_at=format_instant(now()), output=output, failure=failure

@@ -20,7 +20,7 @@ class ObjectInfo:
     modified: datetime
     """Time of the last write, aware, UTC."""
     etag: str
-    """Changes whenever the object does; opaque. Empty when the listing does not know it (`file://`)."""
+    """Changes whenever the object does; opaque. For caches: compare and set takes the etag of `read_with_etag`."""
 
 
 class Store(Protocol):

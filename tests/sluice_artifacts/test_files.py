@@ -5,10 +5,11 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sluice_artifacts import ArtifactError, ForbiddenError, NotFoundError, UnreachableError
+from sluice_artifacts import ArtifactError, ConflictError, ForbiddenError, NotFoundError, UnreachableError
 from sluice_artifacts import files as files_module
 from sluice_artifacts.files import FileStore, file_path
 from sluice_artifacts.folders import folder_lock, new_folder
@@ -134,6 +135,19 @@ def test_a_file_system_without_folder_locks_gets_a_lock_file(store, tmp_path, mo
     store.write(uri, b"2", if_match=etag)
     assert store.read(uri) == b"2"
     assert [info.uri for info in store.list(tmp_path.as_uri())] == [uri]
+
+
+def test_a_file_system_without_links_still_refuses_what_exists(store, tmp_path, monkeypatch):
+    def hardlink_to(self, target):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", hardlink_to)
+    uri = f"{tmp_path.as_uri()}/x"
+    store.write(uri, b"1", if_absent=True)
+    with pytest.raises(ConflictError, match="exists already"):
+        store.write(uri, b"2", if_absent=True)
+    assert store.read(uri) == b"1"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_lock_dies_with_its_holder(tmp_path):

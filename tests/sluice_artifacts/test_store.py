@@ -89,6 +89,14 @@ class TestListing:
         assert info.size == 5
         assert abs(info.modified - datetime.now(UTC)) < timedelta(minutes=5)
 
+    def test_etag_tells_a_changed_object_from_one_that_stayed(self, store, root):
+        for name in "xy":
+            store.write(join(root, name), b"1")
+        before = {info.uri: info.etag for info in store.list(root)}
+        store.write(join(root, "x"), b"2")
+        after = {info.uri: info.etag for info in store.list(root)}
+        assert [uri for uri in before if before[uri] != after[uri]] == [join(root, "x")]
+
     def test_of_nothing_is_empty(self, store, root):
         assert list(store.list(join(root, "nothing", "here"))) == []
 
