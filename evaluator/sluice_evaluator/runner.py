@@ -77,6 +77,17 @@ class Arm:
     """Digest of the weights, where known."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """One repeat of one task on one arm."""
+
+    side: int
+    arm: Arm
+    index: int
+    task: EvalTask
+    repeat: int
+
+
 @dataclass
 class _Run:
     """State of a run in progress."""
@@ -93,7 +104,7 @@ class _Run:
     done: int = 0
     infra_errors: int = 0
     last_infra: str = ""
-    results: dict[tuple[str, int, int], TaskResult] = field(default_factory=dict)
+    results: dict[tuple[int, int, int], TaskResult] = field(default_factory=dict)
 
 
 def harness_digest(config: RunConfig, protocol: str) -> str:
@@ -163,24 +174,24 @@ async def _run_task(run: _Run, arm: Arm, task: EvalTask) -> TaskResult:
     return _not_judged(task, f"{last} (tries: {number})")
 
 
-async def _work(run: _Run, units: Sequence[tuple[Arm, int, EvalTask, int]], position: list[int]) -> None:
+async def _work(run: _Run, units: Sequence[_Unit], position: list[int]) -> None:
     """Take units in order until there are none left."""
     while position[0] < len(units):
-        arm, index, task, repeat = units[position[0]]
+        unit = units[position[0]]
         position[0] += 1
         key = result_key(
-            target=arm.model_digest or arm.runner.target,
-            protocol=arm.runner.protocol,
+            target=unit.arm.model_digest or unit.arm.runner.target,
+            protocol=unit.arm.runner.protocol,
             harness_digest=run.harness,
-            task=task,
-            repeat=repeat,
+            task=unit.task,
+            repeat=unit.repeat,
         )
         result = run.journal.get(key)
         if result is None:
-            result = await _run_task(run, arm, task)
+            result = await _run_task(run, unit.arm, unit.task)
             if not result.infra_error:
                 run.journal.put(key, result)
-        run.results[arm.name, index, repeat] = result
+        run.results[unit.side, unit.index, unit.repeat] = result
         run.done += 1
         if result.infra_error:
             run.infra_errors += 1
@@ -194,7 +205,7 @@ async def _work(run: _Run, units: Sequence[tuple[Arm, int, EvalTask, int]], posi
         run.on_progress(run.done, run.total)
 
 
-async def _run_all(run: _Run, units: Sequence[tuple[Arm, int, EvalTask, int]]) -> None:
+async def _run_all(run: _Run, units: Sequence[_Unit]) -> None:
     """Run the units; at the deadline, leave what is not done."""
     position = [0]
     workers = [
@@ -229,10 +240,10 @@ async def evaluate(
 
     Raises:
         TooManyInfrastructureErrors: more tasks than `config.most_infra_errors` could not be judged.
-        ValueError: there are no arms, or two of one name.
+        ValueError: there are no arms.
     """
-    if not arms or len({arm.name for arm in arms}) != len(arms):
-        raise ValueError("arms need distinct names, and there must be one")
+    if not arms:
+        raise ValueError("there must be at least one arm")
     protocols = "+".join(sorted({arm.runner.protocol for arm in arms}))
     started = clock()
     run = _Run(
@@ -248,10 +259,10 @@ async def evaluate(
     )
     began = now()
     units = [
-        (arm, index, task, repeat)
+        _Unit(side, arm, index, task, repeat)
         for repeat in range(config.repeats)
         for index, task in enumerate(tasks)
-        for arm in arms
+        for side, arm in enumerate(arms)
     ]
     await _run_all(run, units)
     ended = now()
@@ -264,7 +275,7 @@ async def evaluate(
             results=[
                 majority(
                     [
-                        run.results.get((arm.name, index, repeat)) or _not_judged(task, late)
+                        run.results.get((side, index, repeat)) or _not_judged(task, late)
                         for repeat in range(config.repeats)
                     ]
                 )
@@ -274,7 +285,7 @@ async def evaluate(
             harness_digest=run.harness,
             model_digest=arm.model_digest,
         )
-        for arm in arms
+        for side, arm in enumerate(arms)
     ]
 
 

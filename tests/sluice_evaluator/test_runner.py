@@ -165,8 +165,8 @@ async def test_arms_are_interleaved_and_repeats_decide_by_majority() -> None:
     assert (reports[0].metrics["parser_validity"].value, reports[0].metrics["parser_validity"].n) == (0.5, 6)
     tied = await evaluate([runner("a", [True, False])], tasks(1), RunConfig(concurrency=1, repeats=2))
     assert not tied[0].results[0].passed
-    with pytest.raises(ValueError, match="distinct names"):
-        await evaluate([arms[0], arms[0]], tasks(1), RunConfig())
+    with pytest.raises(ValueError, match="at least one arm"):
+        await evaluate([], tasks(1), RunConfig())
 
 
 async def test_metrics_are_weighted_and_nonsense_is_left_out() -> None:

@@ -77,6 +77,8 @@ class GateResult(Contract):
     """Digest of the evidence, or `override:<who>`."""
     verdict: GateVerdict = GateVerdict.MISSING
     """The fail-closed judgement."""
+    detail: str = ""
+    """What the value was measured on, or why there is no better verdict; for people."""
 
 
 class Scorecard(Contract):

@@ -34,7 +34,7 @@ class VariantSummary(Contract):
     escalation_count: int = 0
     """Steps labelled with reason `escalation`."""
     failure_count: int = 0
-    """Steps labelled with reason `failed_step`."""
+    """Steps with a negative label, escalations included: the seed's count."""
     escalation_rate: float = 0.0
     """`escalation_count / step_count`."""
     failure_rate: float = 0.0
@@ -64,9 +64,9 @@ class EProcess(Contract):
     """State of the sequential test, for people and pictures."""
 
     harm: float = 1.0
-    """E-value against `candidate rate <= stable rate`; harm is shown at `1 / alpha`."""
+    """Highest e-value so far against `candidate rate <= stable rate`; harm is shown at `1 / alpha`."""
     non_inferiority: float = 1.0
-    """E-value against `candidate rate >= stable rate + margin`; non-inferiority is shown at `1 / alpha`."""
+    """Present e-value against `candidate rate >= stable rate + margin`; non-inferiority is shown at `1 / alpha`."""
     threshold: float = 20.0
     """`1 / alpha`."""
 
@@ -90,10 +90,18 @@ class ShadowSummary(Contract):
     """Runs left out because they ended too recently."""
     foreign_runs: int = 0
     """Candidate runs left out because other weights or another rollout served them."""
+    foreign_stable_runs: int = 0
+    """Runs of the stable arm left out for the same reason."""
+    bad_files: int = 0
+    """Files that could not be read as a trace."""
+    bad_examples: list[str] = Field(default_factory=list)
+    """At most five of them, `path: reason`; never trace text."""
+    min_runs: int = 0
+    """Matured candidate runs asked for."""
     candidate_digest: str = ""
     """Weights that the evidence is about; empty when unbound."""
     last_run_at: str = ""
-    """End of the newest run seen."""
+    """End of the newest run of this rollout and these weights since `since`, mature or not."""
     candidate_share: float | None = None
     """Share of all runs since `since` (mature or not) that the candidate arm served."""
     traces: int = Field(default=0)

@@ -1,0 +1,264 @@
+"""From evidence to a scorecard."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from sluice_api.contracts.evaluation import CompareVerdict, EvalReport
+from sluice_api.contracts.scorecard import (
+    Direction,
+    GateName,
+    GateResult,
+    GateVerdict,
+    Scorecard,
+    ScorecardVerdict,
+    Tier,
+)
+from sluice_api.contracts.shadow import ShadowSummary
+from sluice_evaluator.runs import read_folder
+from sluice_evaluator.scorecard.evidence import Evidence, Measurement, bound_to
+from sluice_evaluator.scorecard.sources import measure
+from sluice_evaluator.scorecard.thresholds import (
+    DEFAULT_THRESHOLDS,
+    DIRECTIONS,
+    Thresholds,
+    check_gate_name,
+    check_value,
+)
+from sluice_evaluator.statistics import clopper_pearson
+
+TIERS = tuple(tier.value for tier in Tier)
+"""Tier names in promotion order."""
+MISSING_NOTE = "input missing — gate skipped"
+"""The seed's words for a gate without input."""
+NO_THRESHOLD_NOTE = "no threshold for tier"
+"""The seed's words for a gate that the tier asks nothing of."""
+OVERRIDE = "override:"
+"""Prefix of the source of a value given by hand."""
+MINIMUM_N = 20
+"""Units below which a passing rate is Inconclusive: even 20 of 20 leaves a lower 95 % bound of 0.83."""
+
+
+def _tier(name: str) -> Tier:
+    try:
+        return Tier(name)
+    except ValueError:
+        raise ValueError(f"unknown tier {name!r}; must be one of {TIERS}") from None
+
+
+def _interval(found: Measurement) -> tuple[float, float] | None:
+    if not found.is_rate or not found.n or not 0.0 <= found.value <= 1.0:
+        return None
+    low, high = clopper_pearson(round(found.value * found.n), found.n)
+    return low, high
+
+
+def _judge_gate(name: GateName, found: Measurement | None, threshold: float | None, minimum_n: int) -> GateResult:
+    direction = DIRECTIONS[name]
+    if found is None:
+        missing = threshold is not None
+        return GateResult(
+            name=name,
+            value=0.0,
+            threshold=threshold,
+            direction=direction,
+            passed=missing,
+            note=MISSING_NOTE if missing else NO_THRESHOLD_NOTE,
+            verdict=GateVerdict.MISSING if missing else GateVerdict.FAIL,
+        )
+    note, detail, verdict = "", found.detail, GateVerdict.FAIL
+    passed = False
+    if threshold is None:
+        note = NO_THRESHOLD_NOTE
+    else:
+        passed = found.value >= threshold if direction == Direction.MIN else found.value <= threshold
+        by_hand = found.source.startswith(OVERRIDE)
+        if passed and found.is_rate and not by_hand and (found.n or 0) < minimum_n:
+            verdict = GateVerdict.INCONCLUSIVE
+            detail = f"{detail}; n = {found.n or 'unknown'}, fewer than {minimum_n} are asked".lstrip("; ")
+        elif passed:
+            verdict = GateVerdict.PASS
+    return GateResult(
+        name=name,
+        value=found.value,
+        threshold=threshold,
+        direction=direction,
+        passed=passed,
+        note=note,
+        n=found.n,
+        interval=_interval(found),
+        source=found.source,
+        verdict=verdict,
+        detail=detail,
+    )
+
+
+def _overall_verdict(
+    gates: list[GateResult], required: Collection[GateName], *, worse: bool, refused: bool
+) -> ScorecardVerdict:
+    """Fail on anything shown; Pass only when every required gate passed, something did, and nothing was refused."""
+    if worse or any(gate.verdict == GateVerdict.FAIL for gate in gates):
+        return ScorecardVerdict.FAIL
+    passed = {gate.name for gate in gates if gate.verdict == GateVerdict.PASS}
+    if refused or not passed or not passed.issuperset(required):
+        return ScorecardVerdict.INCONCLUSIVE
+    return ScorecardVerdict.PASS
+
+
+def judge_evidence(
+    evidence: Evidence,
+    *,
+    tier: str = Tier.FIRST_SFT,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    overrides: Mapping[str, Measurement] | None = None,
+    required_gates: Collection[str] = (),
+    candidate_digest: str = "",
+    judged_only: bool = False,
+    minimum_n: int = MINIMUM_N,
+    evaluated_at: str = "",
+) -> Scorecard:
+    """Judge evidence gate by gate.
+
+    Args:
+        evidence: what is known.
+        tier: `base`, `first_sft` or `future`.
+        thresholds: by gate and tier; a gate that lacks the tier fails.
+        overrides: values given by hand, by gate name; they win over anything measured.
+        required_gates: gates whose absence is no pass.
+        candidate_digest: weights that are judged; evidence about others is refused. Empty binds nothing.
+        judged_only: leave tasks that could not be judged out of the pass rate; the seed counts them as failures.
+        minimum_n: units below which a passing rate is Inconclusive.
+        evaluated_at: instant for the record.
+
+    Raises:
+        ValueError: an unknown tier or gate, or an impossible value.
+    """
+    chosen = _tier(tier)
+    required = {check_gate_name(name, "required gates") for name in required_gates}
+    for name in thresholds:
+        check_gate_name(name, "thresholds")
+    by_hand = {check_gate_name(name, "metric"): found for name, found in (overrides or {}).items()}
+    for gate, found in by_hand.items():
+        check_value(gate, found.value, "metric")
+    kept, refused = bound_to(evidence, candidate_digest) if candidate_digest else (evidence, [])
+    gates = [
+        _judge_gate(
+            name,
+            by_hand.get(name) or measure(name, kept, judged_only=judged_only),
+            thresholds.get(name.value, {}).get(chosen.value),
+            minimum_n,
+        )
+        for name in GateName
+    ]
+    comparison = kept.compare_report.verdict if kept.compare_report is not None else None
+    metadata: dict[str, Any] = {
+        "label_step_count": kept.label_steps,
+        "label_reason_counts": dict(kept.label_reasons),
+        "required_gates": sorted(required),
+        "overrides": {gate.value: found.source for gate, found in by_hand.items()},
+        "refused_evidence": refused,
+    }
+    if comparison is not None:
+        metadata["comparison_verdict"] = comparison.value
+    return Scorecard(
+        tier=chosen,
+        overall_passed=all(gate.passed for gate in gates),
+        gates=gates,
+        metadata=metadata,
+        verdict=_overall_verdict(gates, required, worse=comparison == CompareVerdict.WORSE, refused=bool(refused)),
+        candidate_digest=candidate_digest,
+        evaluated_at=evaluated_at,
+    )
+
+
+def label_reasons_of(folder: Path) -> dict[str, int]:
+    """Count the steps below a folder of labelled traces by ladder rule; files that are no trace are left out."""
+    counts: dict[str, int] = {}
+    for run in read_folder(folder).runs:
+        for reason, steps in run.reasons.items():
+            counts[str(reason)] = counts.get(str(reason), 0) + steps
+    return counts
+
+
+def evaluate(
+    *,
+    eval_report: Mapping[str, Any] | EvalReport | None = None,
+    shadow_summary: Mapping[str, Any] | ShadowSummary | None = None,
+    labelled_traces_dir: Path | None = None,
+    tier: str = Tier.FIRST_SFT,
+    thresholds: Thresholds | None = None,
+    metric_overrides: Mapping[str, float] | None = None,
+    cost_per_success_usd: float | None = None,
+    required_gates: Collection[str] = (),
+) -> Scorecard:
+    """Compose a scorecard from plain documents: the seed's Python API.
+
+    Args:
+        eval_report: an evaluation report, as JSON or parsed.
+        shadow_summary: a shadow summary, as JSON or parsed.
+        labelled_traces_dir: folder of labelled traces.
+        tier: `base`, `first_sft` or `future`.
+        thresholds: gate to tier to threshold, in place of the defaults; what it lacks has no threshold and fails.
+        metric_overrides: values that win over anything measured.
+        cost_per_success_usd: an override of the cost gate by another name.
+        required_gates: gates whose absence keeps `verdict` from Pass.
+
+    Raises:
+        ValueError: an unknown tier or gate, or an impossible value.
+        FileNotFoundError: `labelled_traces_dir` does not exist.
+    """
+    overrides = {
+        name: Measurement(value=value, source=f"{OVERRIDE}argument") for name, value in (metric_overrides or {}).items()
+    }
+    evidence = Evidence(
+        eval_report=_report(eval_report),
+        shadow_summary=None if shadow_summary is None else ShadowSummary.model_validate(_completed(shadow_summary)),
+        label_reasons=label_reasons_of(labelled_traces_dir) if labelled_traces_dir is not None else {},
+    )
+    cost = GateName.COST_PER_SUCCESS_USD_MAX
+    if cost_per_success_usd is not None:
+        overrides.setdefault(cost.value, Measurement(value=cost_per_success_usd, source=f"{OVERRIDE}argument"))
+    return judge_evidence(
+        evidence,
+        tier=tier,
+        thresholds=DEFAULT_THRESHOLDS if thresholds is None else thresholds,
+        overrides=overrides,
+        required_gates=required_gates,
+    )
+
+
+def _report(document: Mapping[str, Any] | EvalReport | None) -> EvalReport | None:
+    """Parse a report; one without a pass rate is no report and gives nothing, as the seed has it."""
+    if document is None or isinstance(document, EvalReport):
+        return document
+    if "pass_rate" not in document:
+        return None
+    results = document.get("results") or []
+    judged = {
+        "name": "",
+        "started_at": "",
+        "ended_at": "",
+        "task_count": len(results),
+        "pass_count": 0,
+        "fail_count": 0,
+        "error_count": 0,
+        **document,
+        "results": [{"task_id": str(i), "passed": False, "outcome": {}, **row} for i, row in enumerate(results)],
+    }
+    for key in ("started_at", "ended_at"):
+        judged[key] = str(judged[key])
+    return EvalReport.model_validate(judged)
+
+
+def _completed(document: Mapping[str, Any] | ShadowSummary) -> Any:
+    """Fill in what a summary by hand may leave out: an arm's own name, an empty comparison."""
+    if isinstance(document, ShadowSummary):
+        return document
+    variants = document.get("variants") or {}
+    arms = {name: {"variant": name, **arm} for name, arm in variants.items()}
+    return {**document, "variants": arms, "comparison": document.get("comparison") or None}
+
+
+def failing_gates(scorecard: Scorecard) -> list[str]:
+    """Name the gates that did not pass by the seed's rule."""
+    return [gate.name.value for gate in scorecard.gates if not gate.passed]
