@@ -39,8 +39,8 @@ class _JudgedStep(msgspec.Struct, gc=False):
     success: bool | None = None
     data: str | None = None
     observed_outcome: str | None = None
-    label: msgspec.Raw | None = None
-    label_reason: msgspec.Raw | None = None
+    label: Any = msgspec.UNSET
+    label_reason: Any = msgspec.UNSET
 
 
 _HEADER = msgspec.json.Decoder(HeaderRecord)
@@ -211,7 +211,7 @@ def _decode_step(step: msgspec.Raw, index: int) -> _JudgedStep:
 
 def _with_judgement(step: msgspec.Raw, judged: _JudgedStep, reason: LabelReason) -> bytes:
     raw = bytes(step)
-    if judged.label is not None or judged.label_reason is not None:
+    if judged.label is not msgspec.UNSET or judged.label_reason is not msgspec.UNSET:
         fields: dict[str, Any] = _STEP_FIELDS.decode(raw)
         fields.pop("label", None)
         fields.pop("label_reason", None)

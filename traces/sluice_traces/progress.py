@@ -27,7 +27,9 @@ def progress_bar(what: str, total: int, *, enabled: bool | None = None) -> Itera
         yield _plain(what, total)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=4) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True, force_terminal=True), transient=True, refresh_per_second=4
+    ) as bar:
         task = bar.add_task(what, total=total)
         # Updating takes a lock; a thousand updates in all are enough for the eye.
         stride = max(1, total // 1000)
