@@ -170,6 +170,8 @@ class PinnedInputs(StatusModel):
     """Base weights."""
     parent: DigestString | None = None
     """Parent adapter."""
+    parent_uri: Annotated[str, StringConstraints(max_length=1100)] | None = None
+    """Its prefix."""
 
 
 class AdapterStatus(StatusModel):

@@ -1,5 +1,29 @@
 """Pure decisions: `decide(object, observed, now) -> Decision`, one module a kind."""
 
+from collections.abc import Callable
+
+from sluice_api.v1alpha1 import FineTuneRun
+from sluice_api.v1alpha1.common import SluiceObject
+from sluice_operator.decisions import finetunerun
+from sluice_operator.decisions.base import Decision, Now, Observed
+from sluice_operator.decisions.rivals import rivals_of
 from sluice_operator.decisions.wants import AttemptWant, Wants, wanted
 
-__all__ = ["AttemptWant", "Wants", "wanted"]
+_BY_KIND: dict[type[SluiceObject], Callable[..., Decision]] = {
+    FineTuneRun: finetunerun.decide,
+}
+
+
+def decide(obj: SluiceObject, observed: Observed, now: Now) -> Decision:
+    """Return what to do about `obj`, what to tell, and when to look again.
+
+    Raises:
+        TypeError: `obj` is none of the five kinds.
+    """
+    for kind, function in _BY_KIND.items():
+        if isinstance(obj, kind):
+            return function(obj, observed, now)
+    raise TypeError(f"{type(obj).__name__} is none of the five kinds")
+
+
+__all__ = ["AttemptWant", "Wants", "decide", "rivals_of", "wanted"]
