@@ -60,11 +60,6 @@ class RayHead:
         """`host:port` for `ray.init(address=…)`."""
         return f"127.0.0.1:{self._gcs_port}"
 
-    @property
-    def folder(self) -> Path | None:
-        """Its files, and the marker of its processes; None while it is not running."""
-        return self.folder
-
     def auth_env(self) -> dict[str, str]:
         """Environment that a client of this head needs."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
