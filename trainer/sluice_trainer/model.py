@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -155,8 +156,12 @@ def load_adapter_state(model: PeftModel, state: Mapping[str, torch.Tensor]) -> N
 
 
 def target_names(model: PeftModel) -> list[str]:
-    """Names of the modules that carry an adapter, sorted."""
-    return sorted(str(name) for name in model.peft_config["default"].target_modules)
+    """Names of the modules that carry an adapter, sorted: last parts where these say it all, else full names."""
+    modules = [name for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)]
+    short = {name.rpartition(".")[2] for name in modules}
+    others = (name for name, _ in model.get_base_model().named_modules() if name not in set(modules))
+    ambiguous = any(name.rpartition(".")[2] in short for name in others)
+    return sorted(modules if ambiguous else short)
 
 
 def adapter_config(model: PeftModel, base: ModelRef) -> bytes:

@@ -39,6 +39,8 @@ _ENVIRONMENT = {
     # The controller looks at its workers this often; the default of 2 s is added to every start, report and end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A drained node ends the attempt; who submitted the job starts the next one, and Ray needs no watcher of its own.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 _log = logging.getLogger(__name__)
@@ -55,12 +57,48 @@ def run(job: TrainJob, reporter: Reporter, cache: Path) -> TrainOutput:
         os.environ.setdefault(name, value)
     with ExitStack() as stack:
         stop = stack.enter_context(reporter.cooperative_stop())
-        stack.enter_context(_connected(job))
+        stack.enter_context(connected(job))
         storage = stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-ray-"))
         text = _fit(job, cache, storage, stop)
     if text is None:
         raise WorkerError(FailureClass.INFRASTRUCTURE, "the training workers ended without an output: see their logs")
     return TrainOutput.model_validate_json(text)
+
+
+@contextmanager
+def connected(job: TrainJob) -> Iterator[None]:
+    """Connect to the job's Ray cluster; where there is none, start one on loopback, and stop it in the end."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get(ADDRESS_VARIABLE, "")
+    with _own_signal_handlers():
+        try:
+            if address:
+                ray.init(address="auto", logging_level=logging.WARNING)
+            else:
+                cpus = max(job.workers, os.cpu_count() or 1)
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    _node_ip_address="127.0.0.1",
+                    logging_level=logging.WARNING,
+                )
+        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            where = f"the Ray cluster at {address}" if address else "a local Ray"
+            message = (
+                f"{where} cannot be reached or started: {error}: check that the cluster of the profile runs, "
+                f"its address ({ADDRESS_VARIABLE}) and its token"
+            )
+            raise WorkerError(FailureClass.INFRASTRUCTURE, message[:1000]) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _fit(job: TrainJob, cache: Path, storage: str, stop: threading.Event) -> str | None:
@@ -171,41 +209,6 @@ class _StopPoll:
             except ArtifactError as error:
                 _log.warning("cannot look for a request to stop: %s", error)
         return self._stop
-
-
-@contextmanager
-def _connected(job: TrainJob) -> Iterator[None]:
-    """Connect to the job's Ray cluster; where there is none, start one on loopback, and stop it in the end."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get(ADDRESS_VARIABLE, "")
-    with _own_signal_handlers():
-        try:
-            if address:
-                ray.init(address="auto", logging_level=logging.WARNING)
-            else:
-                cpus = max(job.workers, os.cpu_count() or 1)
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
-                    logging_level=logging.WARNING,
-                )
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            where = f"the Ray cluster at {address}" if address else "a local Ray"
-            message = (
-                f"{where} cannot be reached or started: {error}: check that the cluster of the profile runs, "
-                f"its address ({ADDRESS_VARIABLE}) and its token"
-            )
-            raise WorkerError(FailureClass.INFRASTRUCTURE, message[:1000]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

@@ -1,0 +1,204 @@
+"""Checkpoints: whole or passed over, kept by count, and a storage that fails does not stop training at once."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sluice_api.contracts.jobs import FailureClass
+from sluice_artifacts import ObjectInfo, Store, UnreachableError, open_store
+from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.checkpoint import COMPLETE_FILE, FAILURE_LIMIT, AdapterNames, Checkpointer, peft_names
+from sluice_trainer.loop import Snapshot
+
+NAMES = AdapterNames(config=b"{}", by_parameter={"a.default.weight": "a.weight", "b.default.weight": "b.weight"})
+
+
+def snapshot(step: int) -> Snapshot:
+    generator = torch.Generator().manual_seed(step)
+    parameters = {name: torch.randn(3, 4, generator=generator) for name in NAMES.by_parameter}
+    optimizer = {
+        f"{name}/{key}": torch.randn(3, 4, generator=generator)
+        for name in parameters
+        for key in ("exp_avg", "exp_avg_sq")
+    }
+    optimizer |= {f"{name}/step": torch.tensor(float(step)) for name in parameters}
+    return Snapshot(
+        step=step,
+        parameters=parameters,
+        optimizer=optimizer,
+        random={"cpu": torch.get_rng_state()},
+        recent=((0.1 + step, 3), (1 / 3, 7)),
+    )
+
+
+def checkpointer(folder: Path, **options: Any) -> Checkpointer:
+    settings = {"uri": f"file://{folder}", "fingerprint": "f", "attempt": 1, "keep": 3, "names": NAMES} | options
+    return Checkpointer(**settings)
+
+
+def save(target: Checkpointer, *steps: int) -> None:
+    for step in steps:
+        target.save(lambda step=step: snapshot(step))
+    target.wait()
+
+
+def same(left: Snapshot, right: Snapshot) -> bool:
+    pairs = [(left.parameters, right.parameters), (left.optimizer, right.optimizer), (left.random, right.random)]
+    return (left.step, left.recent) == (right.step, right.recent) and all(
+        first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+        for first, second in pairs
+    )
+
+
+def folders(path: Path) -> list[str]:
+    return sorted({each.parent.name for each in path.rglob("*") if each.is_file()})
+
+
+def test_what_is_read_is_what_was_saved(tmp_path: Path) -> None:
+    save(checkpointer(tmp_path), 7)
+    found = checkpointer(tmp_path, attempt=2).newest()
+    assert found is not None
+    assert same(found, snapshot(7))
+
+
+def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert checkpointer(tmp_path / "absent").newest() is None
+
+
+def test_the_newest_ones_are_kept(tmp_path: Path) -> None:
+    save(checkpointer(tmp_path, keep=2), 1, 2, 3, 4)
+    assert folders(tmp_path) == ["step-00000003.attempt-1", "step-00000004.attempt-1"]
+
+
+def test_what_a_killed_attempt_left_unfinished_goes_with_the_old_ones(tmp_path: Path) -> None:
+    save(checkpointer(tmp_path, keep=2), 1, 2)
+    (tmp_path / "step-00000002.attempt-1" / COMPLETE_FILE).unlink()
+    save(checkpointer(tmp_path, keep=2, attempt=2), 3, 4)
+    assert folders(tmp_path) == ["step-00000003.attempt-2", "step-00000004.attempt-2"]
+
+
+@pytest.mark.parametrize("damage", ["unfinished", "flipped", "truncated", "missing", "garbage marker"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage: str) -> None:
+    save(checkpointer(tmp_path), 1, 2)
+    folder = tmp_path / "step-00000002.attempt-1"
+    target = folder / "optimizer.safetensors"
+    data = target.read_bytes()
+    if damage == "unfinished":
+        (folder / COMPLETE_FILE).unlink()
+    elif damage == "flipped":
+        target.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "truncated":
+        target.write_bytes(data[:-9])
+    elif damage == "missing":
+        target.unlink()
+    else:
+        (folder / COMPLETE_FILE).write_bytes(b"{")
+    found = checkpointer(tmp_path).newest()
+    assert found is not None
+    assert same(found, snapshot(1))
+
+
+def test_a_checkpoint_of_another_run_is_never_used(tmp_path: Path) -> None:
+    save(checkpointer(tmp_path, fingerprint="other plan"), 5)
+    assert checkpointer(tmp_path).newest() is None
+
+
+def test_a_later_attempts_checkpoint_of_the_same_step_wins(tmp_path: Path) -> None:
+    save(checkpointer(tmp_path), 2)
+    save(checkpointer(tmp_path, attempt=2), 2)
+    (tmp_path / "step-00000002.attempt-1" / "trainer_state.json").write_text(json.dumps({"step": 0, "recent": []}))
+    found = checkpointer(tmp_path, attempt=3).newest()
+    assert found is not None
+    assert found.step == 2
+
+
+class Wrapped:
+    """A store that can fail or wait before a write; everything else goes through."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.failing = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.log: list[str] = []
+
+    def upload(self, path: Path, uri: str, *, if_absent: bool = False) -> str:
+        assert self.gate.wait(30)
+        if self.failing:
+            raise UnreachableError(uri, "the storage did not answer")
+        self.log.append(path.name)
+        return self.inner.upload(path, uri, if_absent=if_absent)
+
+    def write(self, uri: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        self.log.append(uri.rsplit("/", 1)[1])
+        return self.inner.write(uri, data, if_absent=if_absent, if_match=if_match)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        return self.inner.list(prefix)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def test_the_marker_is_written_last(tmp_path: Path) -> None:
+    store = Wrapped(open_store(f"file://{tmp_path}"))
+    save(checkpointer(tmp_path, store=store), 1)
+    assert store.log[-1] == COMPLETE_FILE
+    assert len(store.log) == 5
+
+
+def test_saving_does_not_wait_for_the_storage(tmp_path: Path) -> None:
+    store = Wrapped(open_store(f"file://{tmp_path}"))
+    store.gate.clear()
+    target = checkpointer(tmp_path, store=store)
+    target.save(lambda: snapshot(1))
+    assert checkpointer(tmp_path).newest() is None
+    store.gate.set()
+    target.wait()
+    found = checkpointer(tmp_path).newest()
+    assert found is not None
+    assert found.step == 1
+    assert target.stall_seconds < 5
+
+
+def test_a_storage_that_fails_is_borne_until_the_limit(tmp_path: Path) -> None:
+    store = Wrapped(open_store(f"file://{tmp_path}"))
+    target = checkpointer(tmp_path, store=store)
+    store.failing = True
+    save(target, *range(1, FAILURE_LIMIT))
+    store.failing = False
+    save(target, 10)
+    store.failing = True
+    with pytest.raises(WorkerError, match="checkpoints cannot be written") as caught:
+        save(target, *range(11, 12 + FAILURE_LIMIT))
+    assert caught.value.failure_class == FailureClass.STORAGE
+    found = checkpointer(tmp_path).newest()
+    assert found is not None
+    assert found.step == 10
+
+
+def test_a_last_checkpoint_that_must_succeed_says_when_it_did_not(tmp_path: Path) -> None:
+    store = Wrapped(open_store(f"file://{tmp_path}"))
+    store.failing = True
+    target = checkpointer(tmp_path, store=store)
+    target.save(lambda: snapshot(1))
+    with pytest.raises(WorkerError, match="checkpoints cannot be written"):
+        target.wait(must_succeed=True)
+
+
+def test_keeping_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^checkpoint_keep is 0"):
+        checkpointer(tmp_path, keep=0)
+
+
+def test_names_in_files_are_those_of_peft() -> None:
+    parameters = {"m.q.lora_A.default.weight": torch.zeros(1), "m.q.lora_B.default.weight": torch.zeros(1)}
+    state = {"m.q.lora_A.weight": torch.zeros(1), "m.q.lora_B.weight": torch.zeros(1)}
+    assert peft_names(parameters, state) == dict(zip(parameters, state, strict=True))
+    with pytest.raises(ValueError, match="differ"):
+        peft_names(parameters, {"m.q.lora_A.weight": torch.zeros(1)})
