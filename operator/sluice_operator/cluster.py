@@ -6,6 +6,7 @@ still act (see `sluice_operator.lease`), so that a process that slept past its L
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -239,8 +240,10 @@ async def load_configuration() -> kubernetes_client.Configuration:
     try:
         kubernetes_config.load_incluster_config(configuration)
     except kubernetes_config.ConfigException:
+        # The file is named here, since the client looks at KUBECONFIG only once, when it is imported.
+        path = os.environ.get("KUBECONFIG") or None
         try:
-            await kubernetes_config.load_kube_config(client_configuration=configuration)
+            await kubernetes_config.load_kube_config(path, client_configuration=configuration)
         except kubernetes_config.ConfigException as error:
             raise ForbiddenError(f"no cluster to talk to: {error}; run in a pod or set KUBECONFIG") from error
     return configuration
@@ -253,8 +256,9 @@ def translate(
     try:
         answer = json.loads(data)
         message, cause = str(answer.get("message") or reason), str(answer.get("reason") or "")
+        details = answer.get("details")
     except (ValueError, AttributeError):
-        message, cause = data.decode("utf-8", "replace")[:500] or reason, ""
+        message, cause, details = data.decode("utf-8", "replace")[:500] or reason, "", None
     text = f"{method} {path}: {message}"
     if status in (401, 403):
         hint = "check the operator's Role" if status == 403 else "check the operator's token"
@@ -263,8 +267,8 @@ def translate(
         return NotFoundError(text, status=status)
     if status == 409:
         return (AlreadyExistsError if cause == "AlreadyExists" else ConflictError)(text, status=status)
-    if status == 422 and "/metadata/resourceVersion" in message:
-        # The API server reports a failed JSON patch test as 422 Invalid.
+    if status == 422 and cause == "Invalid" and not details:
+        # A failed test of a JSON patch: the API server says Invalid, but names no field.
         return ConflictError(text, status=status)
     if status in (400, 422):
         return InvalidError(text, status=status)

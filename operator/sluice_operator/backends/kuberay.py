@@ -1,0 +1,101 @@
+"""RayJobs of KubeRay: a Ray cluster for each job, on the node pool that the profile names.
+
+What the Ray job itself says is the truth; a submitter's exit code is not. A stopped job is a deleted one: its cluster
+and its pods go with it, also where KubeRay's own suspension would wait for a controller.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sluice_api.v1alpha1.common import SluiceObject
+from sluice_operator.backends.base import LOG_LINES, JobKey
+from sluice_operator.backends.pods import pod_reason
+from sluice_operator.cluster import Cluster, require_owner
+from sluice_operator.decisions.base import JobState, JobView, Profile
+from sluice_operator.errors import BackendError, ClusterError
+from sluice_operator.manifests.rayjob import rayjob
+from sluice_operator.resources import POD, RAY_JOB
+
+RAY_STATES = {
+    "PENDING": JobState.PENDING,
+    "RUNNING": JobState.RUNNING,
+    "STOPPED": JobState.STOPPED,
+    "SUCCEEDED": JobState.SUCCEEDED,
+    "FAILED": JobState.FAILED,
+}
+"""`status.jobStatus`: how the Ray job stands."""
+FAILED_DEPLOYMENTS = frozenset({"Failed", "ValidationFailed"})
+"""`status.jobDeploymentStatus` of a RayJob that is over without success."""
+SUSPENDED_DEPLOYMENTS = frozenset({"Suspending", "Suspended"})
+"""`status.jobDeploymentStatus` while Kueue or somebody else holds it back."""
+
+
+class KubeRayBackend:
+    """Jobs as RayJobs."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Talk to `cluster`."""
+        self._cluster = cluster
+
+    async def submit(self, key: JobKey, profile: Profile, job_input: Any, *, workers: int, owner: SluiceObject) -> None:
+        """Create the RayJob, or find that it exists under our UID."""
+        manifest = rayjob(owner, key.name, profile, job_input, workers=workers)
+        await self._cluster.create_once(manifest, owner=key.owner)
+
+    async def status(self, key: JobKey, profile: Profile) -> JobView:
+        """Return how the RayJob stands, with its pods' reasons while it does not run."""
+        try:
+            raw = await self._cluster.get(RAY_JOB, key.namespace, key.name)
+            if raw is None:
+                return JobView(name=key.name, state=JobState.MISSING, reason="NotFound", message="the RayJob is gone")
+            require_owner(raw, key.owner)
+            view = view_of(key.name, raw.get("status") or {})
+            if view.state is JobState.PENDING or (view.state is JobState.FAILED and not view.reason):
+                reason, message = pod_reason(await self._pods(key, raw))
+                if reason:
+                    return JobView(name=key.name, state=view.state, reason=reason, message=message)
+            return view
+        except ClusterError as error:
+            return JobView(name=key.name, state=JobState.UNKNOWN, reason=error.reason, message=str(error))
+
+    async def stop(self, key: JobKey, profile: Profile) -> None:
+        """Delete the RayJob, and with it its cluster."""
+        raw = await self._cluster.get(RAY_JOB, key.namespace, key.name)
+        if raw is not None:
+            require_owner(raw, key.owner)
+            await self._cluster.delete(RAY_JOB, key.namespace, key.name, uid=raw["metadata"]["uid"])
+
+    async def logs(self, key: JobKey, profile: Profile) -> str:
+        """Return the end of the log of the head, where the driver runs."""
+        raw = await self._cluster.get(RAY_JOB, key.namespace, key.name)
+        pods = await self._pods(key, raw) if raw is not None else []
+        heads = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("ray.io/node-type") == "head"]
+        if not heads:
+            raise BackendError(f"RayJob {key.namespace}/{key.name} has no head pod, so no log")
+        return await self._cluster.pod_log(key.namespace, heads[0]["metadata"]["name"], lines=LOG_LINES)
+
+    async def _pods(self, key: JobKey, raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+        name = (raw.get("status") or {}).get("rayClusterName")
+        if not name:
+            return []
+        return await self._cluster.list(POD, key.namespace, labels=f"ray.io/cluster={name}")
+
+
+def view_of(name: str, status: Mapping[str, Any]) -> JobView:
+    """Return a RayJob's status as a view."""
+    ray = RAY_STATES.get(str(status.get("jobStatus") or ""))
+    deployment = str(status.get("jobDeploymentStatus") or "")
+    reason, message = str(status.get("reason") or ""), str(status.get("message") or "")[:1000]
+    state: JobState = JobState.PENDING
+    if ray in (JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED):
+        state = ray
+    elif deployment in FAILED_DEPLOYMENTS:
+        state, reason = JobState.FAILED, reason or deployment
+    elif deployment == "Complete":
+        # Complete without a job status: KubeRay never saw the job end.
+        state, reason = JobState.FAILED, reason or "NoJobStatus"
+    elif deployment in SUSPENDED_DEPLOYMENTS:
+        reason = reason or deployment
+    elif ray is not None and deployment == "Running":
+        state = ray
+    return JobView(name=name, state=state, reason=reason, message=message)

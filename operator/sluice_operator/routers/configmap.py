@@ -1,0 +1,58 @@
+"""The router of agents that assign arms in their own process: one ConfigMap, one document, both weights in it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sluice_api.v1alpha1 import ShadowRollout
+from sluice_operator.cluster import Cluster
+from sluice_operator.decisions.base import RouterProblem, RouteView, SetRoute
+from sluice_operator.manifests.configmap import ROUTER_KEY, router_config_map
+from sluice_operator.manifests.naming import router_name
+from sluice_operator.resources import CONFIG_MAP, owner_uids
+
+
+class ConfigMapRouter:
+    """Weights in a ConfigMap that the agent's ShadowRouter follows."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Talk to `cluster`."""
+        self._cluster = cluster
+
+    async def read(self, rollout: ShadowRollout) -> RouteView:
+        """Return what the ConfigMap says."""
+        name = router_name(rollout.name, rollout.spec.traffic.config_map)
+        raw = await self._cluster.get(CONFIG_MAP, rollout.namespace, name)
+        if raw is None:
+            return RouteView(exists=False)
+        if rollout.uid not in owner_uids(raw):
+            return RouteView(
+                exists=True,
+                problem=RouterProblem.CONFLICT,
+                message=f"ConfigMap {name} is not this rollout's: set spec.traffic.configMap to a free name",
+            )
+        return view_of(name, (raw.get("data") or {}).get(ROUTER_KEY), rollout.uid)
+
+    async def write(self, rollout: ShadowRollout, route: SetRoute) -> None:
+        """Write both weights."""
+        await self._cluster.apply(router_config_map(rollout, route), owner=rollout.uid)
+
+
+def view_of(name: str, document: str | None, uid: str) -> RouteView:
+    """Return the view of a router document; whatever is not ours or not readable is a foreign edit."""
+    problem = f"ConfigMap {name}: {ROUTER_KEY} is not what this rollout wrote"
+    try:
+        data: Mapping[str, Any] = json.loads(document or "")
+        weight = float(data["candidate_pct"])
+        stable, candidate = data.get("stable") or {}, data.get("candidate") or {}
+        if data.get("rollout") != uid or weight != int(weight) or not 0 <= weight <= 100:
+            return RouteView(exists=True, problem=RouterProblem.FOREIGN_EDIT, message=problem)
+        return RouteView(
+            exists=True,
+            weight=int(weight),
+            verified=True,
+            candidate_digest=str(candidate.get("digest") or ""),
+            stable_digest=str(stable.get("digest") or ""),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return RouteView(exists=True, problem=RouterProblem.FOREIGN_EDIT, message=problem)
