@@ -1,1 +1,26 @@
-"""Placeholder docstring."""
+"""What runs beside the agent: trace exporter, sticky shadow router, rollout follower, model resolver, model server.
+
+Names are imported on first use, so that an agent pays for what it uses and never for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sluice_runtime.exporter import FinishedRun, TraceExporter
+    from sluice_runtime.router import ShadowRouter
+
+_MODULES = {
+    "FinishedRun": "exporter",
+    "ShadowRouter": "router",
+    "TraceExporter": "exporter",
+}
+
+__all__ = ["FinishedRun", "ShadowRouter", "TraceExporter"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when the name is first asked for."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
