@@ -2,12 +2,17 @@
 
 import asyncio
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from operators import install_crds, install_role
+from operators import Operator, get, install_crds, install_role, until, write_profiles
 from sluice_devcluster.access import service_account_kubeconfig
+from sluice_devcluster.ray import RayHead
 from sluice_operator.cluster import Cluster
 
 
@@ -35,3 +40,97 @@ async def api(role, monkeypatch):
     await connection.close()
     # aiohttp closes TLS connections a moment after it says so.
     await asyncio.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def ray_head():
+    """A real Ray head with token authentication, shared by the session."""
+    with RayHead(num_cpus=8) as head:
+        yield head
+
+
+@dataclass(frozen=True)
+class Place:
+    """A namespace with the operator's role and profile, an artifact root, and shortcuts to look at it."""
+
+    namespace: str
+    kubeconfig: Path
+    root: Path
+    tally: Path
+    kubectl: Any
+    head: RayHead
+    logs: Path
+
+    @property
+    def uri(self) -> str:
+        return f"file://{self.root}/"
+
+    def profiles(self, **env: str) -> None:
+        """Write the profile `cpu`: the fast worker on the real Ray, with these variables."""
+        worker = f"{sys.executable} -P {Path(__file__).with_name('fast_worker.py')}"
+        profile = {
+            "backend": "ray",
+            "address": self.head.address(),
+            "entrypoint": worker,
+            "maxWorkers": 2,
+            "numCpus": 0.25,
+            "env": {"FAST_TALLY": str(self.tally), **env},
+        }
+        write_profiles(self.kubectl, self.namespace, {"cpu": profile})
+
+    def operator(self, name: str = "operator", *, kubeconfig: Path | None = None, env=None, flags=()) -> Operator:
+        """Return an operator process, not started."""
+        return Operator(
+            kubeconfig or self.kubeconfig,
+            self.namespace,
+            self.logs / f"{name}.log",
+            identity=name,
+            env={**self.head.auth_env(), **(env or {})},
+            flags=flags,
+        )
+
+    def apply(self, *manifests: dict) -> None:
+        """Apply manifests as a user does."""
+        text = yaml.safe_dump_all(manifests)
+        self.kubectl("-n", self.namespace, "apply", "--server-side", "-f", "-", input=text)
+
+    def get(self, kind: str, name: str) -> dict | None:
+        """Return an object or None."""
+        return get(self.kubectl, self.namespace, kind, name)
+
+    def phase(self, kind: str, name: str) -> str:
+        """Return an object's phase, empty where there is none."""
+        return ((self.get(kind, name) or {}).get("status") or {}).get("phase", "")
+
+    def wait_phase(self, kind: str, name: str, *phases: str, timeout_s: float = 60.0) -> dict:
+        """Wait for one of the phases; return the status."""
+
+        def reached():
+            status = (self.get(kind, name) or {}).get("status") or {}
+            seen.append((status.get("phase"), status.get("reason"), status.get("message")))
+            return status if status.get("phase") in phases else None
+
+        seen: list = []
+        try:
+            return until(reached, timeout_s=timeout_s, what=f"{kind} {name} in {phases}", every_s=0.2)
+        except AssertionError:
+            history = [entry for i, entry in enumerate(seen) if i == 0 or seen[i - 1] != entry]
+            logs = "\n".join(path.read_text(errors="replace")[-4000:] for path in self.logs.glob("*.log"))
+            raise AssertionError(f"{kind} {name} never reached {phases}: {history[-8:]}\n{logs}") from None
+
+    def jobs(self) -> list[str]:
+        """Return `kind--name--uid--attempt` of every worker that ever started, once for each start."""
+        names = sorted(path.name for path in self.tally.glob("*")) if self.tally.exists() else []
+        return [name.rpartition("--")[0] for name in names]
+
+
+@pytest.fixture
+def place(role, kubectl, namespace, ray_head, tmp_path) -> Place:
+    """A place for an operator to work in, with the profile `cpu` written."""
+    root = tmp_path / "artifacts"
+    root.mkdir()
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    result = Place(namespace, role, root, tmp_path / "tally", kubectl, ray_head, logs)
+    result.profiles()
+    return result
