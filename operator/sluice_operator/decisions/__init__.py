@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
-from sluice_api.v1alpha1 import FineTuneRun
+from sluice_api.v1alpha1 import FineTuneRun, TraceDataset
 from sluice_api.v1alpha1.common import SluiceObject
-from sluice_operator.decisions import finetunerun
+from sluice_operator.decisions import finetunerun, tracedataset
 from sluice_operator.decisions.base import Decision, Now, Observed
 from sluice_operator.decisions.rivals import rivals_of
 from sluice_operator.decisions.wants import AttemptWant, Wants, wanted
 
 _BY_KIND: dict[type[SluiceObject], Callable[..., Decision]] = {
+    TraceDataset: tracedataset.decide,
     FineTuneRun: finetunerun.decide,
 }
 

@@ -15,7 +15,7 @@ from sluice_api.contracts.jobs import (
 from sluice_api.contracts.scorecard import Tier
 from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, ShadowRollout, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, SluiceObject
-from sluice_operator.manifests.naming import adapter_uri, checkpoint_uri, scorecard_uri
+from sluice_operator.manifests.naming import adapter_uri, cache_uri, checkpoint_uri, scorecard_uri
 
 
 def run_ref(obj: SluiceObject) -> RunRef:
@@ -111,6 +111,7 @@ def eval_job(
         repeats=spec.repeats,
         infra_error_fraction=spec.limits.infra_error_fraction,
         task_timeout_s=task_timeout_s,
+        cache_uri=cache_uri(spec.output, obj.namespace, obj.uid),
     )
 
 

@@ -57,7 +57,7 @@ def _specs(
     result: list[tuple[type[SluiceObject], Mapping[str, Any]]] = []
     if templates.fine_tune_run is not None:
         result.append((FineTuneRun, {**templates.fine_tune_run, "datasetRef": {"name": dataset, "digest": digest}}))
-    elif any((templates.eval_run, templates.promotion_scorecard, templates.shadow_rollout)):
+    elif any(t is not None for t in (templates.eval_run, templates.promotion_scorecard, templates.shadow_rollout)):
         raise TemplateError("spec.onNewVersion: evalRun, promotionScorecard and shadowRollout need fineTuneRun")
     if templates.eval_run is not None:
         result.append((EvalRun, {**templates.eval_run, "candidate": trained}))

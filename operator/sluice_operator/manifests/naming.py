@@ -137,6 +137,11 @@ def checkpoint_uri(output: str, namespace: str, uid: str) -> str:
     return place(output, "runs", namespace, uid, "checkpoints")
 
 
+def cache_uri(output: str, namespace: str, uid: str) -> str:
+    """Return the prefix of what a run's attempts hand on to each other."""
+    return place(output, "runs", namespace, uid, "cache")
+
+
 def adapter_uri(output: str) -> str:
     """Return the prefix below which adapters are published."""
     return place(output, "adapters")
