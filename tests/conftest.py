@@ -1,6 +1,7 @@
 """Fixtures and markers that every test folder has."""
 
 import pytest
+
 from clusters import FIXTURES, cluster, kubectl, namespace, s3_server
 
 __all__ = ["cluster", "kubectl", "namespace", "s3_server"]

@@ -46,9 +46,14 @@ class Layout:
         """The controller manager's own kubeconfig."""
         return self.folder / "controller-manager.kubeconfig"
 
+    @property
+    def logs(self) -> Path:
+        """The components' logs."""
+        return self.folder / "logs"
+
     def log(self, component: str) -> Path:
         """A component's log."""
-        return self.folder / "logs" / f"{component}.log"
+        return self.logs / f"{component}.log"
 
 
 @dataclass(frozen=True, kw_only=True)

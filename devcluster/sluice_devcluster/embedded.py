@@ -220,13 +220,12 @@ class EmbeddedProvider:
 
     def _begin(self, name: str, layout: Layout, ports: dict[str, int]) -> None:
         """A new cluster: nothing of an earlier one by this name remains but the record of its provider."""
-        for leftover in (layout.pki.folder, layout.data, layout.folder / "logs"):
+        for leftover in (layout.pki.folder, layout.data, layout.logs):
             shutil.rmtree(leftover, ignore_errors=True)
         for leftover in (_state_file(layout.folder), layout.kubeconfig, layout.controller_manager_kubeconfig):
             leftover.unlink(missing_ok=True)
         with self._reporter.stage("create certificates"):
             write_pki(layout.pki.folder, service_ip=controlplane.SERVICE_IP, now=self._now())
-        (layout.folder / "logs").mkdir(mode=0o700)
         # etcd insists that nobody else can look into its data.
         layout.data.mkdir(mode=0o700)
         self._start_all(name, layout, ports)
@@ -235,6 +234,7 @@ class EmbeddedProvider:
         started: dict[str, _Running] = {}
         version = gotools.kubernetes_tool().version
         state_file = _state_file(layout.folder)
+        layout.logs.mkdir(mode=0o700, exist_ok=True)
         for spec in COMPONENTS:
             if spec.name == controlplane.CONTROLLER_MANAGER:
                 self._write_kubeconfigs(name, layout, started[controlplane.API_SERVER].ports["kube-apiserver"])

@@ -50,15 +50,21 @@ def boot_id() -> str:
 
 def identify(pid: int) -> ProcessId | None:
     """The full identity of a running process; None when there is none, or only its zombie."""
+    process, ended = _read(pid)
+    return None if ended else process
+
+
+def _read(pid: int) -> tuple[ProcessId | None, bool]:
+    """The identity that the kernel tells, of a zombie too, and whether the process has ended."""
     try:
         stat = (_PROC / str(pid) / "stat").read_text()
     except OSError:
-        return None
+        return None, True
     # The second field is the command in parentheses and may hold anything, so count from its end.
     fields = stat.rpartition(")")[2].split()
-    if fields[0] in ("Z", "X"):
-        return None
-    return ProcessId(pid=pid, start_ticks=int(fields[19]), boot_id=boot_id())
+    # A leader can be a zombie while its other threads still hold ports and files; only the last one's end counts.
+    ended = fields[0] in ("Z", "X") and int(fields[17]) <= 1
+    return ProcessId(pid=pid, start_ticks=int(fields[19]), boot_id=boot_id()), ended
 
 
 def alive(process: ProcessId) -> bool:
@@ -80,7 +86,7 @@ def start(
         env: the program's environment; by default this process's own.
 
     Raises:
-        ComponentError: the program cannot be executed, or ended at once.
+        ComponentError: the program cannot be executed.
     """
     command = [os.fspath(word) for word in argv]
     if not os.access(command[0], os.X_OK):
@@ -88,23 +94,26 @@ def start(
     if tethered:
         command = [sys.executable, "-I", "-S", os.fspath(_TETHER), str(os.getpid()), *command]
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    pid = os.posix_spawn(
-        command[0],
-        command,
-        {**(os.environ if env is None else env), MARKER: owner},
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.fspath(log), flags, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
-        setsigmask=[],
-    )
-    process = identify(pid)
+    try:
+        pid = os.posix_spawn(
+            command[0],
+            command,
+            {**(os.environ if env is None else env), MARKER: owner},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.fspath(log), flags, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
+            setsigmask=[],
+        )
+    except OSError as error:
+        raise ComponentError(f"{argv[0]} with the log {log} cannot be started: {error.strerror}") from error
+    # As our child it cannot vanish before it is waited for; whether it still runs is for the caller to see.
+    process, _ = _read(pid)
     if process is None:
-        _reap(pid)
-        raise ComponentError(f"{command[0]} ended at once; its log is {log}")
+        raise ComponentError(f"{argv[0]} was started but the kernel does not show it: is /proc mounted?")
     return process
 
 

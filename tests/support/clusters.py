@@ -10,6 +10,7 @@ from subprocess import CompletedProcess
 from typing import Protocol
 
 import pytest
+
 from sluice_devcluster.embedded import EmbeddedProvider
 from sluice_devcluster.existing import ExistingProvider
 from sluice_devcluster.gotools import kubernetes_binaries
