@@ -8,15 +8,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sluice_runtime.exporter import FinishedRun, TraceExporter
+    from sluice_runtime.follower import (
+        Assignment,
+        FileSource,
+        KubernetesSource,
+        Placement,
+        RolloutFollower,
+        ServedModel,
+    )
+    from sluice_runtime.resolver import ChannelResolver, ResolverConfig
     from sluice_runtime.router import ShadowRouter
 
 _MODULES = {
+    "Assignment": "follower",
+    "ChannelResolver": "resolver",
+    "FileSource": "follower",
     "FinishedRun": "exporter",
+    "KubernetesSource": "follower",
+    "Placement": "follower",
+    "ResolverConfig": "resolver",
+    "RolloutFollower": "follower",
+    "ServedModel": "follower",
     "ShadowRouter": "router",
     "TraceExporter": "exporter",
 }
 
-__all__ = ["FinishedRun", "ShadowRouter", "TraceExporter"]
+__all__ = [
+    "Assignment",
+    "ChannelResolver",
+    "FileSource",
+    "FinishedRun",
+    "KubernetesSource",
+    "Placement",
+    "ResolverConfig",
+    "RolloutFollower",
+    "ServedModel",
+    "ShadowRouter",
+    "TraceExporter",
+]
 
 
 def __getattr__(name: str) -> Any:

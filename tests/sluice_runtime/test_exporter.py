@@ -291,7 +291,7 @@ def test_the_new_variables_win(tmp_path):
     assert files(tmp_path) == ["new/acme/run-1.json"]
 
 
-@pytest.mark.parametrize("module", ["router", "exporter"])
+@pytest.mark.parametrize("module", ["router", "exporter", "follower", "resolver"])
 def test_an_agent_does_not_pay_for_torch(module):
     program = f"import sys, sluice_runtime.{module}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
