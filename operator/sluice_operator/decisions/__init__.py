@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from sluice_api.v1alpha1 import FineTuneRun, TraceDataset
+from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, TraceDataset
 from sluice_api.v1alpha1.common import SluiceObject
-from sluice_operator.decisions import finetunerun, tracedataset
+from sluice_operator.decisions import evalrun, finetunerun, promotionscorecard, tracedataset
 from sluice_operator.decisions.base import Decision, Now, Observed
 from sluice_operator.decisions.rivals import rivals_of
 from sluice_operator.decisions.wants import AttemptWant, Wants, wanted
@@ -12,6 +12,8 @@ from sluice_operator.decisions.wants import AttemptWant, Wants, wanted
 _BY_KIND: dict[type[SluiceObject], Callable[..., Decision]] = {
     TraceDataset: tracedataset.decide,
     FineTuneRun: finetunerun.decide,
+    EvalRun: evalrun.decide,
+    PromotionScorecard: promotionscorecard.decide,
 }
 
 

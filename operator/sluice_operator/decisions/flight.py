@@ -14,7 +14,7 @@ from sluice_api.contracts.jobs import FailureClass, JobBase, Result
 from sluice_api.v1alpha1.common import Attempt, AttemptFailure, RunProgress
 from sluice_operator.decisions.attempts import Limits, describe
 from sluice_operator.decisions.base import Action, AttemptView, JobState, JobView, StopJob, SubmitJob
-from sluice_operator.decisions.common import Facts, Mood, Verdict
+from sluice_operator.decisions.common import Facts, Mood, Objection, Verdict
 from sluice_operator.decisions.duration import format_duration, parse_instant
 from sluice_operator.decisions.reasons import Phase, Reason
 
@@ -72,15 +72,16 @@ def observe_attempt(
     attempt: Attempt,
     *,
     limits: Limits,
-    job: Callable[[Attempt], JobBase],
+    job: Callable[[Attempt], JobBase | Objection],
     workers: int = 1,
     shown: RunProgress | None = None,
     unit: str = "steps",
 ) -> Flight:
     """Return where an open attempt stands, with what to do about it.
 
-    `job` builds the input from the attempt: the same one each time, since a submission may be repeated. `shown` is the
-    progress for the message, counted in `unit`.
+    `job` builds the input from the attempt: the same one each time, since a submission may be repeated; where its inputs
+    are gone by now it objects, and the attempt ends unsubmitted. `shown` is the progress for the message, counted in
+    `unit`.
     """
     view = facts.observed.attempt
     if view is None or view.job.name != attempt.job:
@@ -259,10 +260,20 @@ def _waiting(facts: Facts[Any], attempt: Attempt, reason: Reason, message: str) 
     )
 
 
-def _submission(facts: Facts[Any], attempt: Attempt, job: Callable[[Attempt], JobBase], workers: int) -> Flight:
+def _submission(
+    facts: Facts[Any], attempt: Attempt, job: Callable[[Attempt], JobBase | Objection], workers: int
+) -> Flight:
     profile = facts.observed.profile
     if profile is None:
         return _waiting(facts, attempt, Reason.BACKEND_UNREACHABLE, facts.observed.profile_problem)
+    job_input = job(attempt)
+    if isinstance(job_input, Objection):
+        failure = AttemptFailure(
+            failure_class=FailureClass.PREEMPTED,
+            reason=Reason.SUPERSEDED,
+            message=f"its inputs changed before it was submitted: {job_input.message}"[:4096],
+        )
+        return Broken(attempt=_closed(facts, attempt, failure))
     return InFlight(
         attempt=attempt,
         verdict=Verdict(
@@ -271,7 +282,7 @@ def _submission(facts: Facts[Any], attempt: Attempt, job: Callable[[Attempt], Jo
             reason=Reason.SUBMITTING,
             message=f"submitting job {attempt.job}, attempt {attempt.number}, to profile {profile.name}",
         ),
-        actions=(SubmitJob(name=attempt.job, profile=profile, job_input=job(attempt), workers=workers),),
+        actions=(SubmitJob(name=attempt.job, profile=profile, job_input=job_input, workers=workers),),
         requeue_after=min(facts.observed.settings.poll, timedelta(seconds=1)),
     )
 

@@ -81,8 +81,8 @@ class RunRules(Protocol[K, S]):
     def prepare(self, facts: Facts[K], status: S, *, fresh: bool) -> Prepared[S] | Objection:
         """Validate, resolve and pin the inputs; `fresh` where a new request may resolve them anew."""
 
-    def job(self, facts: Facts[K], status: S, attempt: Attempt) -> JobBase:
-        """Return the job's input."""
+    def job(self, facts: Facts[K], status: S, attempt: Attempt) -> JobBase | Objection:
+        """Return the job's input, or why its inputs are no longer those of the intent."""
 
     def track(self, facts: Facts[K], status: S, attempt: Attempt) -> S:
         """Return the status with what an open attempt has told."""

@@ -235,7 +235,7 @@ def _next(facts: Facts[TraceDataset], status: TraceDatasetStatus, actions: tuple
             mood=Mood.WORKING,
             phase=Phase.READY,
             reason=Reason.CREATING_LINEAGE,
-            message=f"creating {len(creating)} objects for version {short(status.latest.digest if status.latest is not None else None)}",
+            message=f"creating {len(creating)} objects for the newest version",
             ready=True,
         )
         told = _with_more(verdict, status, fresh=True)

@@ -1,0 +1,330 @@
+"""EvalRun: pins candidate, baseline and suite by digest, and measures them through attempts."""
+
+from sluice_api.contracts.base import ArtifactRef
+from sluice_api.contracts.jobs import (
+    EvalComparison,
+    EvalJob,
+    EvalOutput,
+    EvalSummary,
+    EvalTarget,
+    FailureClass,
+    Result,
+)
+from sluice_api.v1alpha1 import EvalRun
+from sluice_api.v1alpha1.common import Attempt, ConditionStatus
+from sluice_api.v1alpha1.evalrun import (
+    ComparisonStatus,
+    EvalInputs,
+    EvalRunStatus,
+    ModelTarget,
+    ReportStatus,
+    SecretKeyRef,
+    SummaryStatus,
+)
+from sluice_operator.decisions.attempts import Limits, refused
+from sluice_operator.decisions.base import Backend, Decision, Now, Observed
+from sluice_operator.decisions.common import (
+    Facts,
+    Mood,
+    Objection,
+    Verdict,
+    decided,
+    first_objection,
+    profile_known,
+)
+from sluice_operator.decisions.duration import parse_duration
+from sluice_operator.decisions.models import adapter_of, base_of, served_by_channel, served_by_run, short, trained
+from sluice_operator.decisions.reasons import ConditionType, Phase, Reason
+from sluice_operator.decisions.runs import Prepared, decide_run, new_progress
+from sluice_operator.manifests.jobs import eval_job
+
+
+def decide(obj: EvalRun, observed: Observed, now: Now) -> Decision:
+    """Return what to do about an EvalRun."""
+    return decide_run(_RULES, obj, obj.status, observed, now)
+
+
+# Checks, in order of importance
+
+
+def durations_valid(facts: Facts[EvalRun]) -> Objection | None:
+    """Check `spec.deadline` and `spec.limits.taskTimeout`."""
+    spec = facts.obj.spec
+    for field, text in (("spec.deadline", spec.deadline), ("spec.limits.taskTimeout", spec.limits.task_timeout)):
+        try:
+            parse_duration(text)
+        except ValueError as error:
+            return Objection(reason=Reason.INVALID_SPEC, message=f"{field}: {error}")
+    return None
+
+
+def targets_valid(facts: Facts[EvalRun]) -> Objection | None:
+    """Check that each target names one thing, and that channels have a root and one name."""
+    spec = facts.obj.spec
+    channels = []
+    for field, target in (("spec.candidate", spec.candidate), ("spec.baseline", spec.baseline)):
+        if target is None:
+            continue
+        given = [part for part in (target.fine_tune_run_ref, target.channel, target.endpoint) if part is not None]
+        if len(given) != 1:
+            return Objection(
+                reason=Reason.INVALID_SPEC,
+                message=f"{field}: give exactly one of fineTuneRunRef, channel and endpoint, not {len(given)}",
+            )
+        if target.channel is not None:
+            channels.append(target.channel)
+    if channels and spec.channels is None:
+        return Objection(
+            reason=Reason.INVALID_SPEC,
+            message="spec.channels is needed where candidate or baseline names a channel",
+        )
+    if len(set(channels)) > 1:
+        return Objection(
+            reason=Reason.INVALID_SPEC,
+            message=f"spec.candidate and spec.baseline name two channels, {channels[0]} and {channels[1]}: at most one",
+        )
+    return None
+
+
+def secrets_mounted(facts: Facts[EvalRun]) -> Objection | None:
+    """Check that the profile mounts the Secrets of the tokens. A running Ray cluster has its own environment."""
+    profile, spec = facts.observed.profile, facts.obj.spec
+    if profile is None or profile.backend is Backend.RAY:
+        return None
+    named: list[tuple[str, SecretKeyRef | None]] = []
+    for field, target in (("spec.candidate", spec.candidate), ("spec.baseline", spec.baseline)):
+        if target is not None and target.endpoint is not None:
+            named.append((f"{field}.endpoint.tokenSecretRef", target.endpoint.token_secret_ref))
+    if spec.agent is not None:
+        named.append(("spec.agent.tokenSecretRef", spec.agent.token_secret_ref))
+    for field, ref in named:
+        if ref is not None and ref.name not in profile.env_from:
+            return Objection(
+                reason=Reason.SECRET_NOT_MOUNTED,
+                message=f"{field}: profile {profile.name!r} does not mount Secret {ref.name!r} "
+                f"(it mounts {', '.join(profile.env_from) or 'none'})",
+            )
+    return None
+
+
+def suite_readable(facts: Facts[EvalRun]) -> Objection | None:
+    """Check that the suite's digest is known."""
+    if facts.observed.suite_digest:
+        return None
+    problem = facts.observed.storage_problem or "not read yet"
+    return Objection(
+        reason=Reason.SUITE_UNREADABLE,
+        message=f"spec.suite.uri {facts.obj.spec.suite.uri} cannot be read: {problem}",
+    )
+
+
+def suite_unchanged(facts: Facts[EvalRun]) -> Objection | None:
+    """Check that the suite is still the pinned one."""
+    pinned, found = facts.obj.status.inputs.suite, facts.observed.suite_digest
+    if pinned is None or found == pinned:
+        return None
+    return Objection(
+        reason=Reason.SUITE_CHANGED,
+        message=f"spec.suite.uri {facts.obj.spec.suite.uri} holds {short(found)}, pinned is {short(pinned)}: "
+        "put the file back or create a new EvalRun",
+    )
+
+
+CHECKS = (durations_valid, targets_valid, profile_known, secrets_mounted, suite_readable, suite_unchanged)
+"""Checks of spec and surroundings."""
+
+
+def resolve(facts: Facts[EvalRun], field: str, target: ModelTarget) -> EvalTarget | Objection:
+    """Return a target as the worker wants it: weights by digest, or an endpoint."""
+    name = field.removeprefix("spec.")
+    if target.endpoint is not None:
+        ref = target.endpoint.token_secret_ref
+        return EvalTarget(
+            name=name,
+            digest=target.endpoint.digest or "",
+            endpoint_url=target.endpoint.url,
+            token_env=ref.key if ref is not None else None,
+        )
+    if target.fine_tune_run_ref is not None:
+        run = trained(facts, target.fine_tune_run_ref.name, f"{field}.fineTuneRunRef")
+        if isinstance(run, Objection):
+            return run
+        model = served_by_run(run)
+    else:
+        view = facts.observed.channel
+        where = f"{field}.channel {target.channel!r} under {facts.obj.spec.channels}"
+        if view is None or view.problem:
+            why = view.problem if view is not None else "not read yet"
+            return Objection(
+                reason=Reason.CHANNEL_UNREADABLE, message=f"{where} cannot be read: {why}", mood=Mood.WORKING
+            )
+        if view.channel is None:
+            return Objection(
+                reason=Reason.CHANNEL_NOT_FOUND,
+                message=f"{where} does not exist: create it with the weights that are in service, or leave it out",
+            )
+        model = served_by_channel(view.channel)
+    return EvalTarget(name=name, digest=model.digest, base_model=base_of(model), adapter=adapter_of(model))
+
+
+class _Rules:
+    """What an EvalRun adds to the loop of the run kinds."""
+
+    outcome = ConditionType.SUCCEEDED
+    again = "create a new EvalRun"
+    unit = "tasks"
+
+    def limits(self, facts: Facts[EvalRun]) -> Limits:
+        spec = facts.obj.spec
+        timeout = parse_duration(spec.limits.task_timeout)
+        # A worker reports after each task, so it may be silent for one whole task.
+        hang = max(timeout * 2, Limits().hang or timeout)
+        return Limits(running=parse_duration(spec.deadline), hang=hang, max_attempts=spec.max_attempts)
+
+    def workers(self, facts: Facts[EvalRun]) -> int:
+        return 1
+
+    def output(self, facts: Facts[EvalRun]) -> str:
+        return facts.obj.spec.output
+
+    def suspended(self, facts: Facts[EvalRun]) -> bool:
+        return facts.obj.spec.suspend
+
+    def pinned(self, facts: Facts[EvalRun], status: EvalRunStatus) -> bool:
+        return status.inputs.suite is not None
+
+    def prepare(
+        self, facts: Facts[EvalRun], status: EvalRunStatus, *, fresh: bool
+    ) -> Prepared[EvalRunStatus] | Objection:
+        objection = first_objection(facts, CHECKS)
+        if objection is not None:
+            return objection
+        candidate, baseline = _targets(facts)
+        for target in (candidate, baseline):
+            if isinstance(target, Objection):
+                return target
+        found = {
+            "candidate": _digest(candidate),
+            "baseline": _digest(baseline),
+            "suite": facts.observed.suite_digest,
+        }
+        pinned = status.inputs
+        if pinned.suite is not None:
+            for name in ("candidate", "baseline"):
+                before, after = getattr(pinned, name), found[name]
+                if before != after:
+                    return Objection(
+                        reason=Reason.CANDIDATE_MISMATCH,
+                        message=f"spec.{name} is {short(after)} by now, pinned is {short(before)}: create a new EvalRun",
+                    )
+        else:
+            pinned = EvalInputs(**found)
+        return Prepared(status=status.model_copy(update={"inputs": pinned, "progress": None}), inputs=found)
+
+    def job(self, facts: Facts[EvalRun], status: EvalRunStatus, attempt: Attempt) -> EvalJob:
+        candidate, baseline = _targets(facts)
+        if not isinstance(candidate, EvalTarget) or isinstance(baseline, Objection):
+            raise ValueError(f"attempt {attempt.number} of EvalRun/{facts.obj.name}: a target is gone")
+        return eval_job(
+            facts.obj,
+            attempt,
+            candidate=candidate,
+            baseline=baseline,
+            task_timeout_s=parse_duration(facts.obj.spec.limits.task_timeout).total_seconds(),
+        )
+
+    def track(self, facts: Facts[EvalRun], status: EvalRunStatus, attempt: Attempt) -> EvalRunStatus:
+        return status.model_copy(update={"progress": new_progress(facts, attempt, status.progress)})
+
+    def finish(
+        self, facts: Facts[EvalRun], status: EvalRunStatus, attempt: Attempt, result: Result
+    ) -> EvalRunStatus | Attempt:
+        output = result.output
+        problem = _mismatch(facts, status, output)
+        if problem or not isinstance(output, EvalOutput):
+            return refused(attempt, reason=Reason.RESULT_MISMATCH, message=problem, failure_class=FailureClass.DATA)
+        return status.model_copy(
+            update={
+                "report": ReportStatus(uri=output.report.uri, digest=output.report.digest),
+                "baseline_report": _report(output.baseline_report),
+                "compare_report": _report(output.compare_report),
+                "summary": _summary(output.summary),
+                "baseline_summary": _summary(output.baseline_summary) if output.baseline_summary is not None else None,
+                "comparison": _comparison(output.comparison) if output.comparison is not None else None,
+            }
+        )
+
+    def settled(self, facts: Facts[EvalRun], status: EvalRunStatus) -> Decision | None:
+        summary = status.summary
+        if status.report is None or summary is None:
+            return None
+        judged = summary.passed + summary.failed
+        message = (
+            f"{summary.passed} of {judged} judged tasks passed ({summary.pass_rate:.1%}), {summary.errored} errored"
+        )
+        comparison = status.comparison
+        if comparison is not None:
+            message += (
+                f"; {comparison.verdict} than the baseline: {comparison.wins} wins, {comparison.losses} losses over "
+                f"{comparison.common} common tasks, p {comparison.p_value:.3g}"
+                if comparison.verdict in ("Better", "Worse")
+                else f"; {comparison.verdict} against the baseline over {comparison.common} common tasks"
+            )
+        verdict = Verdict(
+            mood=Mood.DONE,
+            phase=Phase.SUCCEEDED,
+            reason=Reason.SUCCEEDED,
+            message=message,
+            more={ConditionType.SUCCEEDED: (ConditionStatus.TRUE, Reason.SUCCEEDED, message)},
+        )
+        return decided(facts, status, verdict)
+
+
+def _targets(facts: Facts[EvalRun]) -> tuple[EvalTarget | Objection, EvalTarget | Objection | None]:
+    spec = facts.obj.spec
+    baseline = resolve(facts, "spec.baseline", spec.baseline) if spec.baseline is not None else None
+    return resolve(facts, "spec.candidate", spec.candidate), baseline
+
+
+def _digest(target: EvalTarget | Objection | None) -> str | None:
+    return target.digest or None if isinstance(target, EvalTarget) else None
+
+
+def _mismatch(facts: Facts[EvalRun], status: EvalRunStatus, output: object) -> str:
+    """Return why a result must not be believed; empty when it may."""
+    if not isinstance(output, EvalOutput):
+        return f"the result is a {type(output).__name__}, not an EvalOutput"
+    pinned = status.inputs
+    if pinned.candidate is not None and output.candidate_digest != pinned.candidate:
+        return f"the report is about {output.candidate_digest or 'unnamed weights'}, pinned is {pinned.candidate}"
+    if facts.obj.spec.baseline is not None and output.comparison is None:
+        return "the result has no comparison, though spec.baseline asks for one"
+    found = facts.observed.suite_digest
+    if found and found != pinned.suite:
+        return f"the suite changed while it ran: {found}, pinned is {pinned.suite}"
+    return ""
+
+
+def _report(ref: ArtifactRef | None) -> ReportStatus | None:
+    return None if ref is None else ReportStatus(uri=ref.uri, digest=ref.digest)
+
+
+def _summary(summary: EvalSummary) -> SummaryStatus:
+    return SummaryStatus(
+        tasks=summary.tasks,
+        passed=summary.passed,
+        failed=summary.failed,
+        errored=summary.errored,
+        unscored=summary.unscored,
+        pass_rate=summary.pass_rate,
+        interval=list(summary.interval),
+    )
+
+
+def _comparison(comparison: EvalComparison) -> ComparisonStatus:
+    return ComparisonStatus.model_validate(
+        {name: getattr(comparison, name) for name in ComparisonStatus.model_fields}, by_name=True
+    )
+
+
+_RULES = _Rules()
