@@ -215,16 +215,23 @@ class _Rules:
                 if before != after:
                     return Objection(
                         reason=Reason.CANDIDATE_MISMATCH,
-                        message=f"spec.{name} is {short(after)} by now, pinned is {short(before)}: create a new EvalRun",
+                        message=f"spec.{name} is {short(after)}, pinned is {short(before)}: create a new EvalRun",
                     )
         else:
             pinned = EvalInputs(**found)
         return Prepared(status=status.model_copy(update={"inputs": pinned, "progress": None}), inputs=found)
 
-    def job(self, facts: Facts[EvalRun], status: EvalRunStatus, attempt: Attempt) -> EvalJob:
+    def job(self, facts: Facts[EvalRun], status: EvalRunStatus, attempt: Attempt) -> EvalJob | Objection:
         candidate, baseline = _targets(facts)
-        if not isinstance(candidate, EvalTarget) or isinstance(baseline, Objection):
-            raise ValueError(f"attempt {attempt.number} of EvalRun/{facts.obj.name}: a target is gone")
+        if isinstance(candidate, Objection):
+            return candidate
+        if isinstance(baseline, Objection):
+            return baseline
+        for name, target in (("candidate", candidate), ("baseline", baseline)):
+            if _digest(target) != attempt.inputs.get(name):
+                return Objection(
+                    reason=Reason.CANDIDATE_MISMATCH, message=f"spec.{name} is {short(_digest(target))} by now"
+                )
         return eval_job(
             facts.obj,
             attempt,

@@ -79,9 +79,9 @@ def observe_attempt(
 ) -> Flight:
     """Return where an open attempt stands, with what to do about it.
 
-    `job` builds the input from the attempt: the same one each time, since a submission may be repeated; where its inputs
-    are gone by now it objects, and the attempt ends unsubmitted. `shown` is the progress for the message, counted in
-    `unit`.
+    `job` builds the input from the attempt: the same one each time, since a submission may be repeated; where its
+    inputs are gone by now it objects, and the attempt ends unsubmitted. `shown` is the progress for the message,
+    counted in `unit`.
     """
     view = facts.observed.attempt
     if view is None or view.job.name != attempt.job:
