@@ -1,7 +1,7 @@
 """PromotionScorecard: waits for its evidence, judges once, and says when the judgement is too old to rely on.
 
-Evidence about other weights is refused here, before the worker is asked, and once more by the worker. `Ready` means that
-a verdict is there, `Passed` that it is Pass and has not expired.
+Evidence about other weights is refused here, before the worker is asked, and once more by the worker. `Ready` means
+that a verdict is there, `Passed` that it is Pass and has not expired.
 """
 
 from dataclasses import dataclass
@@ -136,10 +136,23 @@ def _evaluated(facts: Facts[PromotionScorecard], name: str, candidate: str) -> E
     if judged != candidate:
         return Objection(
             reason=Reason.CANDIDATE_MISMATCH,
-            message=f"spec.evalRunRef: EvalRun/{name} measured {judged or 'weights of unknown digest'}, the candidate is "
-            f"{candidate}: no verdict",
+            message=f"spec.evalRunRef: EvalRun/{name} measured {judged or 'weights of unknown digest'}, "
+            f"the candidate is {candidate}: no verdict",
         )
     return run
+
+
+def _inputs(facts: Facts[PromotionScorecard], evidence: Evidence) -> dict[str, str]:
+    """Return the digests that a judgement rests on."""
+    shadow = facts.obj.spec.shadow
+    digests = {
+        "candidate": evidence.candidate,
+        "evalReport": evidence.eval_report.digest if evidence.eval_report is not None else None,
+        "compareReport": evidence.compare_report.digest if evidence.compare_report is not None else None,
+        "labelled": evidence.labelled.digest if evidence.labelled is not None else None,
+        "shadow": shadow.summary_digest if shadow is not None else None,
+    }
+    return {name: digest for name, digest in digests.items() if digest is not None}
 
 
 class _Rules:
@@ -184,19 +197,17 @@ class _Rules:
             return evidence
         return Prepared(
             status=status.model_copy(update={"candidate": candidate}),
-            inputs={
-                "candidate": candidate,
-                "evalReport": evidence.eval_report.digest if evidence.eval_report is not None else None,
-                "compareReport": evidence.compare_report.digest if evidence.compare_report is not None else None,
-                "labelled": evidence.labelled.digest if evidence.labelled is not None else None,
-                "shadow": facts.obj.spec.shadow.summary_digest if facts.obj.spec.shadow is not None else None,
-            },
+            inputs=_inputs(facts, evidence),
         )
 
-    def job(self, facts: Facts[PromotionScorecard], status: PromotionScorecardStatus, attempt: Attempt) -> ScorecardJob:
+    def job(
+        self, facts: Facts[PromotionScorecard], status: PromotionScorecardStatus, attempt: Attempt
+    ) -> ScorecardJob | Objection:
         evidence = resolve_evidence(facts, attempt.inputs["candidate"])
         if isinstance(evidence, Objection):
-            raise ValueError(f"attempt {attempt.number} of PromotionScorecard/{facts.obj.name}: {evidence.message}")
+            return evidence
+        if _inputs(facts, evidence) != attempt.inputs:
+            return Objection(reason=Reason.CANDIDATE_MISMATCH, message="the evidence is another one by now")
         return scorecard_job(
             facts.obj,
             attempt,
