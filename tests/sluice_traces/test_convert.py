@@ -14,8 +14,8 @@ from trace_factory import step, trace
 TEXT = ConvertConfig(require_screenshot=False)
 
 
-def convert(steps, config=TEXT, screens=None, row_format="sft", scrub=None) -> tuple[list[dict], RunRows]:
-    pipeline = TracePipeline(config, row_format=row_format, scrub=scrub)
+def convert(steps, config=TEXT, screens=None, row_format="sft") -> tuple[list[dict], RunRows]:
+    pipeline = TracePipeline(config, row_format=row_format)
     found = pipeline.process(json.dumps(trace(steps=steps)).encode(), screens or Screens())
     assert isinstance(found, RunRows)
     return [json.loads(row) for row in found.rows], found

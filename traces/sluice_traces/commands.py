@@ -61,6 +61,12 @@ def _add_convert(commands: Any) -> None:
     )
     parser.add_argument("--screen-width", type=int, default=1280, help="pixels, for the prompt")
     parser.add_argument("--screen-height", type=int, default=720, help="pixels, for the prompt")
+    parser.add_argument(
+        "--privacy",
+        choices=("redact", "quarantine", "off"),
+        default="redact",
+        help="what happens to e-mail addresses, numbers of people, secrets (default: a placeholder takes their place)",
+    )
     parser.add_argument("--strict", action="store_true", help="exit 2 on any bad file")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(handler=run_convert)
@@ -178,6 +184,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     from sluice_traces.convert import ConvertConfig
     from sluice_traces.folder import FolderConverter
     from sluice_traces.label import trace_files
+    from sluice_traces.privacy import PrivacyConfig, Redactor
     from sluice_traces.progress import progress_bar
 
     names = [name.strip() for name in arguments.keep_labels.split(",") if name.strip()]
@@ -202,9 +209,10 @@ def run_convert(arguments: argparse.Namespace) -> int:
     if root is not None and not root.is_dir():
         return _fail("convert", f"--screenshots-root {root}: no such folder")
     total = sum(1 for _ in trace_files(arguments.traces)) if arguments.traces.is_dir() else 1
+    redactor = None if arguments.privacy == "off" else Redactor(PrivacyConfig(on_finding=arguments.privacy))
     try:
         with progress_bar("converting", total) as advance:
-            run = FolderConverter(config, root).convert(arguments.traces, arguments.output, advance)
+            run = FolderConverter(config, root, redactor).convert(arguments.traces, arguments.output, advance)
     except OSError as error:
         return _fail("convert", f"--output {arguments.output}: {error.strerror}")
     return _convert_outcome(arguments, run)
@@ -221,6 +229,7 @@ def _convert_outcome(arguments: argparse.Namespace, run: Any) -> int:
         "labels": run.tally.labels(),
         "label_reasons": run.tally.label_reasons(),
         "dropped": drops,
+        "redactions": dict(sorted(run.redactions.items())),
         "bad_files": _bad_json(run.bad),
     }
     if arguments.json:
@@ -228,7 +237,8 @@ def _convert_outcome(arguments: argparse.Namespace, run: Any) -> int:
     else:
         extra = f", {run.rejected_rows} rejected, {run.preference_rows} pairs" if len(run.outputs) > 1 else ""
         dropped = "".join(f"   {reason} {count}" for reason, count in drops.items())
-        print(f"{run.rows} rows{extra} from {run.traces} traces, {len(run.bad)} skipped{dropped}")
+        hidden = f", {run.redactions.total()} private texts found" if run.redactions else ""
+        print(f"{run.rows} rows{extra} from {run.traces} traces, {len(run.bad)} skipped{hidden}{dropped}")
     _name_bad(run.bad)
     if run.rows + run.rejected_rows + run.preference_rows == 0:
         print("sluice trace convert: no step became a row", file=sys.stderr)

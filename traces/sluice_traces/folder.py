@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from sluice_traces.convert import (
 )
 from sluice_traces.label import trace_files
 from sluice_traces.preference import pair_rows
+from sluice_traces.privacy import Redactor
 from sluice_traces.reader import SCREENS_SUFFIX, BadFile, BadFileError, BadReason, check_size, decode
 from sluice_traces.records import LabelledStepRecord, LabelledTraceRecord, instant_us, tenant_folder
 from sluice_traces.spool import Spool
@@ -48,6 +50,8 @@ class ConvertRun:
     """Preference pairs."""
     tally: Tally = field(default_factory=Tally)
     """Steps by what became of them."""
+    redactions: Counter[str] = field(default_factory=Counter)
+    """Distinct private texts found in each run, by detector."""
     bad: list[BadFile] = field(default_factory=list)
     """Files left out."""
     outputs: list[Path] = field(default_factory=list)
@@ -57,16 +61,17 @@ class ConvertRun:
 class FolderConverter:
     """Converts labelled traces below a folder, or a single one."""
 
-    def __init__(self, config: ConvertConfig, screenshots_root: Path | None) -> None:
+    def __init__(self, config: ConvertConfig, screenshots_root: Path | None, redactor: Redactor | None = None) -> None:
         """Prepare a conversion.
 
         Args:
             config: which labels to keep, and the screen.
             screenshots_root: folder that holds `<tenant>/<run_id>_screens/<step>.png`; None when there are none.
+            redactor: replaces private text; None lets everything through.
         """
         self._config = config
         self._root = screenshots_root
-        self._converter = Converter(config)
+        self._redactor = redactor
 
     def convert(self, traces: Path, output: Path, progress: Callable[[int], None]) -> ConvertRun:
         """Write the rows of labelled traces, in the order of tenant, run and step.
@@ -115,18 +120,22 @@ class FolderConverter:
         if self._root is not None:
             folder = Path(tenant_folder(tenant_id))
             screens = find_screens(self._root, (relative, folder / relative.name))
+        converter = Converter(self._config)
+        redactor = None if self._redactor is None else self._redactor.run()
+        if redactor is not None:
+            converter = Converter(self._config, redactor.scrub)
         blocks: list[Iterable[bytes]] = [
-            self._converter.rows(trace.run_id, tenant_id, steps, verdicts, screens, tally),
+            converter.rows(trace.run_id, tenant_id, steps, verdicts, screens, tally),
         ]
         if len(spools) > 1:
-            blocks.append(self._rejected(trace.run_id, tenant_id, steps, verdicts, screens, tally))
+            blocks.append(self._rejected(converter, trace.run_id, tenant_id, steps, verdicts, screens, tally))
             blocks.append(
                 pair_rows(
                     trace.run_id,
                     tenant_id,
                     steps,
                     verdicts,
-                    self._converter,
+                    converter,
                     screens,
                     Tally(),
                     require_screenshot=self._config.require_screenshot,
@@ -138,9 +147,12 @@ class FolderConverter:
                 raise BadFileError(BadReason.DUPLICATE_RUN_ID, f"the run is in {first} already")
         run.traces += 1
         run.tally.merge(tally)
+        if redactor is not None:
+            run.redactions.update(redactor.counts)
 
     def _rejected(
         self,
+        converter: Converter,
         run_id: str,
         tenant_id: str,
         steps: Sequence[LabelledStepRecord],
@@ -154,7 +166,7 @@ class FolderConverter:
                 continue
             # Counted as not kept among the supervised rows; here it gets its true fate.
             tally.drop(DropReason.LABEL_NOT_KEPT, -1)
-            row = self._converter.rejected(run_id, tenant_id, step, verdict, screens)
+            row = converter.rejected(run_id, tenant_id, step, verdict, screens)
             if isinstance(row, DropReason):
                 tally.drop(row)
             else:

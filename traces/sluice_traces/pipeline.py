@@ -6,9 +6,10 @@ from typing import Literal
 
 import msgspec
 
-from sluice_traces.convert import ConvertConfig, Converter, Screens, Scrub, Tally, judge_steps
+from sluice_traces.convert import ConvertConfig, Converter, Screens, Tally, judge_steps
 from sluice_traces.ladder import may_escalate
 from sluice_traces.preference import pair_rows
+from sluice_traces.privacy import Redactor
 from sluice_traces.reader import decode
 from sluice_traces.records import (
     HeaderRecord,
@@ -38,6 +39,8 @@ class SkipReason(StrEnum):
     """Newer ones are asked for and it does not say when it started."""
     NOT_REVIEWED = "not_reviewed"
     """Reviewed ones are asked for and nobody has approved it."""
+    PRIVATE_IDENTITY = "private_identity"
+    """Its run or tenant id holds private text, which its rows would carry."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +90,8 @@ class RunRows:
     """Encoded rows without line ends, in the order of the steps."""
     tally: Tally
     """Its steps by what became of them."""
+    redactions: dict[str, int]
+    """Distinct private texts found, by detector."""
 
 
 class TracePipeline:
@@ -98,11 +103,12 @@ class TracePipeline:
         *,
         row_format: RowFormat = "sft",
         trace_filter: TraceFilter | None = None,
-        scrub: Scrub | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self._config = config
         self._filter = trace_filter or TraceFilter()
-        self._converter = Converter(config, scrub)
+        self._converter = Converter(config)
+        self._redactor = redactor
         self._pairs = row_format == "preference"
         self._decode_trace = msgspec.json.Decoder(TraceRecord)
         self._decode_pairs = msgspec.json.Decoder(PairTraceRecord)
@@ -128,17 +134,23 @@ class TracePipeline:
         if any(steps[i].step_index > steps[i + 1].step_index for i in range(len(steps) - 1)):
             steps.sort(key=lambda step: step.step_index)
         verdicts = judge_steps(steps, calm=not may_escalate(raw))
+        converter, redactions = self._converter, dict[str, int]()
+        if self._redactor is not None:
+            if self._redactor.private_identity(trace.run_id) or self._redactor.private_identity(tenant_id):
+                return SkipReason.PRIVATE_IDENTITY
+            redactor = self._redactor.run()
+            converter, redactions = Converter(self._config, redactor.scrub), redactor.counts
         if isinstance(trace, PairTraceRecord):
             rows = pair_rows(
                 trace.run_id,
                 tenant_id,
                 trace.steps,
                 verdicts,
-                self._converter,
+                converter,
                 screens,
                 tally,
                 require_screenshot=self._config.require_screenshot,
             )
         else:
-            rows = self._converter.rows(trace.run_id, tenant_id, trace.steps, verdicts, screens, tally)
-        return RunRows(tenant_id, trace.run_id, started_us, rows, tally)
+            rows = converter.rows(trace.run_id, tenant_id, trace.steps, verdicts, screens, tally)
+        return RunRows(tenant_id, trace.run_id, started_us, rows, tally, redactions)

@@ -12,6 +12,7 @@ from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_traces.convert import ConvertConfig, DropReason, Tally
 from sluice_traces.dataset import BuildCounts, ParentVersion, Version, publish_version
 from sluice_traces.pipeline import RunRows, SkipReason, TraceFilter, TracePipeline
+from sluice_traces.privacy import DetectorName, PrivacyConfig, Redactor
 from sluice_traces.reader import BadFile, BadFileError, BadReason
 from sluice_traces.source import Inventory, SourceFile, read_files
 from sluice_traces.split import SplitConfig, SplitError, assign
@@ -44,6 +45,8 @@ class Build:
     """Good traces that were not used."""
     tally: Tally = field(default_factory=Tally)
     """Steps of the used traces."""
+    redactions: Counter[str] = field(default_factory=Counter)
+    """Private texts found in them, by detector."""
 
     def refuse(self, path: str, error: BadFileError) -> None:
         """Count a file that could not be used."""
@@ -61,7 +64,8 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
             `UserError` when the job asks for what cannot be.
         ArtifactError: the storage failed.
     """
-    pipeline, split = _configure(job)
+    redactor = _redactor(job)
+    pipeline, split = _configure(job, redactor)
     store = open_store(job.source_uri)
     with tempfile.TemporaryDirectory(prefix="sluice-label-") as name:
         folder = Path(name)
@@ -72,7 +76,7 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
             total = inventory.count()
             if total == 0:
                 raise WorkerError(FailureClass.DATA, _nothing_there(job, inventory))
-            build = _label(job, reporter, store, inventory, pipeline, spool, total)
+            build = _label(job, reporter, store, inventory, pipeline, redactor, spool, total)
             _check_bad(job, build, total)
             _check_rows(job, build, spool)
             reporter.progress(stage="splitting")
@@ -94,7 +98,20 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
     return _output(version, build)
 
 
-def _configure(job: LabelJob) -> tuple[TracePipeline, SplitConfig]:
+def _redactor(job: LabelJob) -> Redactor:
+    try:
+        return Redactor(
+            PrivacyConfig(
+                detectors=tuple(DetectorName(name) for name in job.privacy.detectors),
+                on_finding=job.privacy.on_finding,
+                patterns=job.privacy.patterns,
+            )
+        )
+    except ValueError as error:
+        raise WorkerError(FailureClass.USER_ERROR, f"job input: privacy: {error}") from None
+
+
+def _configure(job: LabelJob, redactor: Redactor) -> tuple[TracePipeline, SplitConfig]:
     try:
         keep = frozenset(Label(name) for name in job.keep)
         if job.format == "sft" and keep != {Label.POSITIVE}:
@@ -116,7 +133,8 @@ def _configure(job: LabelJob) -> tuple[TracePipeline, SplitConfig]:
         split = SplitConfig(holdout=job.holdout, by=job.split_by)
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, f"job input: {error}") from None
-    return TracePipeline(config, row_format=job.format, trace_filter=trace_filter), split
+    active = redactor if redactor.config.active else None
+    return TracePipeline(config, row_format=job.format, trace_filter=trace_filter, redactor=active), split
 
 
 def _parent(job: LabelJob, folder: Path, spool: Spool) -> ParentVersion | None:
@@ -136,6 +154,7 @@ def _label(
     store: Store,
     inventory: Inventory,
     pipeline: TracePipeline,
+    redactor: Redactor,
     spool: Spool,
     total: int,
 ) -> Build:
@@ -149,7 +168,7 @@ def _label(
                 raise content
             _keep(build, spool, file, pipeline.process(content, inventory.screens(file.path)))
         except BadFileError as error:
-            build.refuse(file.path, error)
+            build.refuse(redactor.mask(file.path), BadFileError(error.reason, redactor.mask(error.detail)))
         if number % _REPORT_EVERY == 0 or number == total:
             reporter.progress(step=number, of=total, metrics={"rows": build.rows, "bad_files": build.bad_count})
     return build
@@ -165,6 +184,7 @@ def _keep(build: Build, spool: Spool, file: SourceFile, found: RunRows | SkipRea
     build.used += 1
     build.rows += len(found.rows)
     build.tally.merge(found.tally)
+    build.redactions.update(found.redactions)
 
 
 def _check_bad(job: LabelJob, build: Build, total: int) -> None:
@@ -238,7 +258,7 @@ def _named(counts: dict[SkipReason, int] | dict[str, int]) -> str:
 
 def _counts(build: Build) -> BuildCounts:
     skipped = {reason.value: count for reason, count in build.skipped.items()}
-    return BuildCounts(traces=build.used, skipped=skipped, tally=build.tally)
+    return BuildCounts(traces=build.used, skipped=skipped, tally=build.tally, redactions=dict(build.redactions))
 
 
 def _output(version: Version, build: Build) -> LabelOutput:
@@ -252,4 +272,5 @@ def _output(version: Version, build: Build) -> LabelOutput:
         traces=version.manifest.traces,
         bad_files=build.bad_count,
         bad_examples=[str(file) for file in build.bad[:BAD_EXAMPLES]],
+        redactions=version.manifest.redactions,
     )

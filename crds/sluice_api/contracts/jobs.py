@@ -67,6 +67,19 @@ class JobBase(Contract):
     """Attempt-scoped prefix for progress, result and by-products; ends in `/`."""
 
 
+class PrivacyRule(Contract):
+    """What is looked for in every text before a row leaves the worker, and what happens to it."""
+
+    detectors: list[str] = Field(
+        default_factory=lambda: ["privateKey", "secret", "email", "iban", "card", "phone", "ip", "highEntropy"]
+    )
+    """Detectors by name; an empty list looks for nothing."""
+    on_finding: Literal["redact", "quarantine"] = "redact"
+    """Put a placeholder in its place, or keep the step back."""
+    patterns: dict[str, str] = Field(default_factory=dict)
+    """Further regular expressions by name."""
+
+
 class LabelJob(JobBase):
     """TraceDataset: traces to training rows."""
 
@@ -96,6 +109,8 @@ class LabelJob(JobBase):
     """Newest runs, or whole tenants, are held out; never single rows."""
     require_review: bool = False
     """Only traces whose `review_status` is `approved`."""
+    privacy: PrivacyRule = PrivacyRule()
+    """Private text is found and replaced before anything is published."""
     max_bad_fraction: float = 1.0
     """More unreadable trace files than this share fail the build; they are counted and named in any case."""
     dataset_uri: str
@@ -199,6 +214,8 @@ class EvalJob(JobBase):
     """More infrastructure errors than this share fail the run."""
     task_timeout_s: float = 600.0
     """Seconds for one task."""
+    cache_uri: str | None = None
+    """Run-scoped prefix of judged tasks: every attempt goes on where the last one ended. None keeps nothing."""
 
 
 class ShadowJob(JobBase):
@@ -328,6 +345,8 @@ class LabelOutput(Contract):
     """Trace files that could not be read."""
     bad_examples: list[str] = Field(default_factory=list)
     """At most five of them, `path: reason`; never trace text."""
+    redactions: dict[str, int] = Field(default_factory=dict)
+    """Private texts that were found, by detector; never the texts."""
 
 
 class TrainOutput(Contract):
