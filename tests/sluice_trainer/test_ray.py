@@ -1,14 +1,16 @@
 """The same jobs through real Ray Train: one worker, two workers, a failure of a worker."""
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError
+from ray.train.v2.api.exceptions import WorkerGroupError
 
-from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import FailureClass
-from sluice_artifacts.reporting import run_worker
+from sluice_artifacts.reporting import WorkerError, classify, run_worker
 from sluice_trainer import ray_adapter, worker
 from training_jobs import Workplace
 
@@ -49,10 +51,30 @@ def test_two_workers_end_with_the_same_loss(place: Workplace) -> None:
     assert found.final_loss == pytest.approx(expected.final_loss, abs=1e-4)
 
 
-def test_a_failure_of_a_worker_keeps_its_class_and_message(place: Workplace, tmp_path: Path) -> None:
-    job = place.job("missing-base", base_model=ModelRef(uri=f"file://{tmp_path}/nowhere"))
-    assert run_worker(job, worker.run) == 0
-    failure = place.result(job).failure
-    assert failure is not None
-    assert failure.failure_class == FailureClass.USER_ERROR
-    assert f"file://{tmp_path}/nowhere" in failure.message
+def test_the_workers_own_failure_is_the_one_that_counts() -> None:
+    """As Ray Train hands it over: pickled, beside what the other workers saw of it."""
+    own = WorkerError(FailureClass.STORAGE, "checkpoints cannot be written")
+    group = WorkerGroupError("text", {0: RuntimeError("connection closed by peer"), 1: own})
+    failure = classify(ray_adapter.translated(pickle.loads(pickle.dumps(group))))
+    assert (failure.failure_class, failure.message) == (FailureClass.STORAGE, "checkpoints cannot be written")
+    lost = WorkerGroupError("text", {0: ActorDiedError()})
+    assert classify(ray_adapter.translated(lost)).failure_class == FailureClass.NODE_LOST
+
+
+def test_a_cluster_that_cannot_be_reached_is_an_infrastructure_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ray_adapter.ADDRESS_VARIABLE, "127.0.0.1:1")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("no GCS at 127.0.0.1:1")
+
+    monkeypatch.setattr("ray.init", refuse)
+    job = Workplace(tmp_path).job("nobody")
+    with (
+        pytest.raises(WorkerError, match=r"the Ray cluster at 127\.0\.0\.1:1 cannot be reached") as caught,
+        ray_adapter.connected(job),
+    ):
+        raise AssertionError("never connected")
+    assert caught.value.failure_class == FailureClass.INFRASTRUCTURE

@@ -7,7 +7,6 @@ digest as one that was not.
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from sluice_api.contracts.models import AdapterManifest
 from sluice_artifacts import publish
 from sluice_trainer.checkpoint import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from sluice_trainer.model import LoraSettings
+from sluice_trainer.version import code_version
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -57,14 +57,6 @@ class Provenance:
     """Mean loss over the last steps."""
     metrics: Mapping[str, float]
     """Further figures that depend on data and settings alone."""
-
-
-def code_version() -> str:
-    """Version of the installed package; empty when it is not installed."""
-    try:
-        return version("sluice")
-    except PackageNotFoundError:
-        return ""
 
 
 def publish_adapter(

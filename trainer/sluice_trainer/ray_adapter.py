@@ -123,7 +123,7 @@ def _fit(job: TrainJob, cache: Path, storage: str, stop: threading.Event) -> str
                 open_store(job.output_uri).write(join(job.output_uri, STOP_FILE), b"")
     (result,) = outcome
     if isinstance(result, BaseException):
-        raise _translated(result) from result
+        raise translated(result) from result
     value: str | None = result.return_value
     return value
 
@@ -239,7 +239,7 @@ def _cpus_per_worker(job: TrainJob) -> int:
     return max(1, min(MAX_CPUS, share))
 
 
-def _translated(error: BaseException) -> BaseException:
+def translated(error: BaseException) -> BaseException:
     """The failure that the workers themselves reported, if any did; otherwise the error as it is."""
     failures = getattr(error, "worker_failures", None) or {}
     for rank in sorted(failures):

@@ -1,0 +1,155 @@
+"""`sluice train`: a JSONL file of rows and a base model to an adapter, on this machine or on a Ray cluster.
+
+The command builds the same job that the operator would submit and does it with the same worker. Everything lands in
+the output folder; a run that was interrupted goes on from its newest checkpoint when the command is given again.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+EXIT_FAILED = 1
+"""Training failed."""
+EXIT_UNUSABLE = 2
+"""The settings, the rows or the base model cannot be used."""
+
+ADAPTER_FOLDER = "adapter"
+"""Below the output folder: the adapter's files, as peft and vLLM load them."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `sluice train`; every flag of the seed's command is read under each of its names."""
+    parser = subparsers.add_parser("train", help="fine-tune a LoRA adapter on rows")
+    add = parser.add_argument
+    add("--train-jsonl", "--data", dest="data", type=Path, required=True, help="rows, as `sluice trace convert` writes")
+    add("--output-dir", "--output", dest="output", type=Path, required=True, help="folder for everything that is made")
+    add("--base-model", "--model", dest="base", required=True, help="folder, or hf://, s3:// or file:// URI")
+    add("--revision", default="", help="revision on the hub; only for hf://")
+    add("--lora-r", "--lora-rank", dest="rank", type=int, default=16, help="LoRA rank (%(default)s)")
+    add("--lora-alpha", dest="alpha", type=int, help="LoRA alpha (twice the rank)")
+    add("--lora-dropout", dest="dropout", type=float, default=0.0, help="LoRA dropout (%(default)s)")
+    add("--target-modules", nargs="+", default=["all-linear"], help="modules with an adapter (%(default)s)")
+    add("--epochs", type=float, default=5.0, help="passes over the rows (%(default)s)")
+    add("--max-steps", type=int, help="optimizer steps, instead of epochs")
+    add("--batch-size", type=int, default=1, help="sequences of full length at a time (%(default)s)")
+    add("--gradient-accumulation", type=int, default=8, help="batches in an optimizer step (%(default)s)")
+    add("--tokens-per-step", type=int, help="tokens in an optimizer step (batch size × accumulation × length)")
+    add("--lr", "--learning-rate", dest="lr", type=float, default=1e-4, help="peak learning rate (%(default)s)")
+    add("--schedule", choices=["cosine", "linear", "constant"], default="cosine", help="decay (%(default)s)")
+    add("--warmup-ratio", type=float, default=0.03, help="share of the steps that warm up (%(default)s)")
+    add("--max-seq-length", type=int, default=2048, help="longest row in tokens (%(default)s)")
+    add("--no-packing", action="store_true", help="one row of data a sequence")
+    add("--checkpoint-every", type=int, default=250, help="steps between checkpoints (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of order and initialisation (%(default)s)")
+    add("--workers", type=int, default=1, help="Ray Train workers (%(default)s)")
+    add("--gpu", action="store_true", help="give every worker an accelerator")
+    add("--no-ray", action="store_true", help="train in this process")
+    add("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(handler=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; 0 when there is an adapter, 2 when the input cannot be used, 1 for any other failure."""
+    from sluice_api.contracts.jobs import FailureClass, Result, TrainOutput
+    from sluice_artifacts.reporting import run_worker
+    from sluice_trainer import worker
+    from sluice_trainer.progress_bar import shown
+
+    try:
+        job = build_job(arguments)
+    except (OSError, ValueError) as error:
+        print(f"sluice train: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+    folder = _path(job.output_uri)
+    with shown(folder, quiet=arguments.json):
+        status = run_worker(job, worker.run_bare if arguments.no_ray else worker.run)
+    if status != 0:
+        print(f"sluice train: no result could be written to {arguments.output}", file=sys.stderr)
+        return EXIT_FAILED
+    result = Result.model_validate_json((folder / "result.json").read_bytes())
+    if result.failure is not None or not isinstance(result.output, TrainOutput):
+        failure = result.failure
+        shown_failure = f"{failure.failure_class}: {failure.message}" if failure else "no output"
+        print(f"sluice train: {shown_failure}", file=sys.stderr)
+        unusable = {FailureClass.DATA, FailureClass.USER_ERROR}
+        return EXIT_UNUSABLE if failure and failure.failure_class in unusable else EXIT_FAILED
+    _show(result.output, arguments)
+    return 0
+
+
+def build_job(arguments: argparse.Namespace) -> Any:
+    """The job that the flags describe; publishes the rows below the output folder.
+
+    Raises:
+        OSError: the rows cannot be read, or the output folder cannot be written.
+    """
+    from sluice_api.contracts.base import Contract, ModelRef, RunRef
+    from sluice_api.contracts.dataset import TRAIN_FILE, DatasetManifest, FileEntry
+    from sluice_api.contracts.jobs import TrainJob
+    from sluice_artifacts import publish
+    from sluice_trainer.version import code_version
+
+    output: Path = arguments.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    with arguments.data.open("rb") as stream:
+        rows = sum(1 for line in stream if line.strip())
+
+    def manifest(files: list[FileEntry]) -> Contract:
+        return DatasetManifest(files=files, rows=rows, holdout_rows=0, code_version=code_version())
+
+    dataset = publish(f"{output.as_uri()}/dataset/", {TRAIN_FILE: arguments.data}, manifest)
+    attempt = 1 + sum(1 for _ in (output / "attempts").glob("*"))
+    targets = arguments.target_modules
+    return TrainJob(
+        run=RunRef(kind="FineTuneRun", namespace="", name=output.name, uid=f"local-{output.name}"),
+        attempt=attempt,
+        output_uri=f"{output.as_uri()}/attempts/{attempt}/",
+        dataset=dataset,
+        base_model=ModelRef(uri=_model_uri(arguments.base), revision=arguments.revision),
+        lora_rank=arguments.rank,
+        lora_alpha=arguments.alpha if arguments.alpha is not None else 2 * arguments.rank,
+        lora_dropout=arguments.dropout,
+        target_modules=targets[0] if targets == ["all-linear"] else targets,
+        learning_rate=arguments.lr,
+        schedule=arguments.schedule,
+        warmup_ratio=arguments.warmup_ratio,
+        tokens_per_step=arguments.tokens_per_step
+        or arguments.batch_size * arguments.gradient_accumulation * arguments.max_seq_length,
+        epochs=arguments.epochs,
+        max_steps=arguments.max_steps,
+        max_length=arguments.max_seq_length,
+        packing=not arguments.no_packing,
+        checkpoint_every=arguments.checkpoint_every,
+        checkpoint_uri=f"{output.as_uri()}/checkpoints/",
+        adapter_uri=f"{output.as_uri()}/adapters/",
+        workers=arguments.workers,
+        use_gpu=arguments.gpu,
+        seed=arguments.seed,
+    )
+
+
+def _show(output: Any, arguments: argparse.Namespace) -> None:
+    """Copy the adapter to a folder with a plain name and print the result."""
+    from sluice_api.contracts.models import AdapterManifest
+    from sluice_artifacts import fetch
+
+    place = arguments.output.resolve() / ADAPTER_FOLDER
+    fetch(output.adapter, place, AdapterManifest)
+    if arguments.json:
+        print(json.dumps({**output.model_dump(mode="json"), "folder": str(place)}, indent=2))
+        return
+    resumed = f", resumed from step {output.resumed_from_step}" if output.resumed_from_step else ""
+    print(f"trained {output.steps} steps, final loss {output.final_loss:.4f}{resumed}")
+    print(f"{output.tokens_per_second:,.0f} tokens/s")
+    print(f"adapter {output.adapter.digest} in {place}")
+
+
+def _model_uri(text: str) -> str:
+    """A base model as a URI; a plain path is a folder of this machine."""
+    return text if "://" in text else Path(text).resolve().as_uri()
+
+
+def _path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
