@@ -5,14 +5,18 @@ with its sampling, the harness, and the repeat. Tasks that could not be judged a
 """
 
 import json
+import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from sluice_api.contracts.evaluation import EvalTask, TaskResult
-from sluice_artifacts import canonical_json, digest_bytes
+from sluice_artifacts import ArtifactError, Store, canonical_json, digest_bytes, join
+
+_log = logging.getLogger(__name__)
 
 
 def result_key(*, target: str, protocol: str, harness_digest: str, task: EvalTask, repeat: int) -> str:
@@ -81,8 +85,9 @@ class FileJournal:
                 continue  # a damaged line costs one repetition of its task, no more
         return end
 
-    def __len__(self) -> int:
-        """Count the results."""
+    @property
+    def count(self) -> int:
+        """Number of results."""
         return len(self._results)
 
     def get(self, key: str) -> TaskResult | None:
@@ -100,3 +105,57 @@ class FileJournal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class StoreJournal:
+    """One object a result below a run-scoped prefix: every attempt of a job goes on where the last one was killed.
+
+    Results are written by threads while the next tasks run; a crash repeats the few that were still on their way.
+    """
+
+    def __init__(self, store: Store, prefix: str, *, writers: int = 4) -> None:
+        """Load what earlier attempts have judged; objects that cannot be read cost one repetition of their task.
+
+        Raises:
+            ArtifactError: the prefix cannot be listed.
+        """
+        self._store = store
+        self._prefix = prefix
+        self._pool = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="journal")
+        uris = [info.uri for info in store.list(prefix) if info.uri.endswith(".json")]
+        loaded = self._pool.map(self._load, uris)
+        self._results = {key: result for key, result in loaded if result is not None}
+
+    def _uri(self, key: str) -> str:
+        return join(self._prefix, key.removeprefix("sha256:") + ".json")
+
+    def _load(self, uri: str) -> tuple[str, TaskResult | None]:
+        key = "sha256:" + uri.rsplit("/", 1)[-1].removesuffix(".json")
+        try:
+            return key, TaskResult.model_validate_json(self._store.read(uri))
+        except (ArtifactError, ValidationError):
+            return key, None
+
+    @property
+    def count(self) -> int:
+        """Number of results."""
+        return len(self._results)
+
+    def get(self, key: str) -> TaskResult | None:
+        """Give the result under a key, if there is one."""
+        return self._results.get(key)
+
+    def put(self, key: str, result: TaskResult) -> None:
+        """Keep a result; it is written soon."""
+        self._results[key] = result
+        self._pool.submit(self._write, key, result)
+
+    def _write(self, key: str, result: TaskResult) -> None:
+        try:
+            self._store.write(self._uri(key), canonical_json(result))
+        except ArtifactError as error:
+            _log.warning("a judged task was not kept, a later attempt will run it again: %s", error)
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._pool.shutdown(wait=True)

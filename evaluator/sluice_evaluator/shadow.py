@@ -37,6 +37,8 @@ class ShadowConfig:
     """Matured candidate runs asked for."""
     since: datetime | None = None
     """Runs that started before do not count."""
+    baseline_since: datetime | None = None
+    """Start of the stable arm's evidence where it differs: a control from before the step, not a concurrent one."""
     now: datetime | None = None
     """Instant of the analysis; decides maturity."""
     maturity_s: float = 0.0
@@ -62,6 +64,11 @@ class ShadowConfig:
         if self.maturity_s and self.now is None:
             raise ValueError("maturity_s needs `now`")
         SequentialConfig(alpha=self.alpha, margin=self.margin)
+
+    def begins(self, variant: str) -> datetime | None:
+        """Start of an arm's evidence."""
+        earlier = self.baseline_since if variant == Variant.BASELINE else None
+        return self.since if earlier is None else earlier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +104,8 @@ def _select(runs: Iterable[Run], config: ShadowConfig) -> _Evidence:
         if needs_dates and (run.started_at is None or run.ended_at is None):
             undated += 1
             continue
-        if config.since is not None and (run.started_at is None or run.started_at < config.since):
+        begins = config.begins(run.variant)
+        if begins is not None and (run.started_at is None or run.started_at < begins):
             continue
         if _is_foreign(run, config):
             foreign += run.variant == Variant.CANDIDATE
@@ -105,7 +113,8 @@ def _select(runs: Iterable[Run], config: ShadowConfig) -> _Evidence:
             continue
         if run.ended_at is not None:
             newest = run.ended_at if newest is None else max(newest, run.ended_at)
-        if run.variant in served:
+        in_step = config.since is None or (run.started_at is not None and run.started_at >= config.since)
+        if run.variant in served and in_step:
             served[Variant(run.variant)] += 1
         if config.now is not None and run.ended_at is not None:
             matures = run.ended_at + timedelta(seconds=config.maturity_s)
@@ -167,9 +176,25 @@ def _comparison(arms: dict[str, VariantSummary]) -> ShadowComparison | None:
     )
 
 
+def _dealt(runs: Sequence[Run], min_runs: int) -> list[Run]:
+    """Deal a control from before the step out to the candidate's runs, evenly over the runs that were asked for.
+
+    Both arms keep their order and the shares depend on counts alone, so that a later analysis begins like this one.
+    """
+    stable = [run for run in runs if run.variant == Variant.BASELINE]
+    each = max(1, len(stable) // min_runs)
+    dealt: list[Run] = []
+    candidates = [run for run in runs if run.variant == Variant.CANDIDATE]
+    for position, run in enumerate(candidates):
+        dealt += [*stable[position * each : (position + 1) * each], run]
+    return dealt
+
+
 def _e_process(runs: Sequence[Run], config: ShadowConfig) -> EProcess:
     """Run both sequential tests over the runs of the two arms, in their order."""
     arms = [run for run in runs if run.variant in (Variant.BASELINE, Variant.CANDIDATE)]
+    if config.baseline_since is not None and config.baseline_since != config.since:
+        arms = _dealt(arms, config.min_runs)
     settings = SequentialConfig(alpha=config.alpha, margin=config.margin)
     blocks = blocks_of([run.variant == Variant.CANDIDATE for run in arms], [run.escalations > 0 for run in arms])
     path = e_path(blocks, settings)

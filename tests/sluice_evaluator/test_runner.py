@@ -216,7 +216,7 @@ async def test_the_journal_answers_what_was_judged_and_only_that(tmp_path: Path)
     with path.open("ab") as file:
         file.write(b'{"key": "sha256:cut sho')
     resumed = FileJournal(path)
-    assert len(resumed) == 3
+    assert resumed.count == 3
     with AgentServer(good) as server:
         second = await run_predict(server, 4, RunConfig(attempts=1), journal=resumed)
         assert list(server.calls) == ["t1@"]

@@ -15,7 +15,7 @@ from sluice_api.contracts.scorecard import (
     Tier,
 )
 from sluice_api.contracts.shadow import ShadowSummary
-from sluice_evaluator.runs import read_folder
+from sluice_evaluator.scorecard.documents import evidence_from
 from sluice_evaluator.scorecard.evidence import Evidence, Measurement, bound_to
 from sluice_evaluator.scorecard.sources import measure
 from sluice_evaluator.scorecard.thresholds import (
@@ -171,15 +171,6 @@ def judge_evidence(
     )
 
 
-def label_reasons_of(folder: Path) -> dict[str, int]:
-    """Count the steps below a folder of labelled traces by ladder rule; files that are no trace are left out."""
-    counts: dict[str, int] = {}
-    for run in read_folder(folder).runs:
-        for reason, steps in run.reasons.items():
-            counts[str(reason)] = counts.get(str(reason), 0) + steps
-    return counts
-
-
 def evaluate(
     *,
     eval_report: Mapping[str, Any] | EvalReport | None = None,
@@ -210,10 +201,8 @@ def evaluate(
     overrides = {
         name: Measurement(value=value, source=f"{OVERRIDE}argument") for name, value in (metric_overrides or {}).items()
     }
-    evidence = Evidence(
-        eval_report=_report(eval_report),
-        shadow_summary=None if shadow_summary is None else ShadowSummary.model_validate(_completed(shadow_summary)),
-        label_reasons=label_reasons_of(labelled_traces_dir) if labelled_traces_dir is not None else {},
+    evidence = evidence_from(
+        eval_report=eval_report, shadow_summary=shadow_summary, labelled_traces_dir=labelled_traces_dir
     )
     cost = GateName.COST_PER_SUCCESS_USD_MAX
     if cost_per_success_usd is not None:
@@ -225,38 +214,6 @@ def evaluate(
         overrides=overrides,
         required_gates=required_gates,
     )
-
-
-def _report(document: Mapping[str, Any] | EvalReport | None) -> EvalReport | None:
-    """Parse a report; one without a pass rate is no report and gives nothing, as the seed has it."""
-    if document is None or isinstance(document, EvalReport):
-        return document
-    if "pass_rate" not in document:
-        return None
-    results = document.get("results") or []
-    judged = {
-        "name": "",
-        "started_at": "",
-        "ended_at": "",
-        "task_count": len(results),
-        "pass_count": 0,
-        "fail_count": 0,
-        "error_count": 0,
-        **document,
-        "results": [{"task_id": str(i), "passed": False, "outcome": {}, **row} for i, row in enumerate(results)],
-    }
-    for key in ("started_at", "ended_at"):
-        judged[key] = str(judged[key])
-    return EvalReport.model_validate(judged)
-
-
-def _completed(document: Mapping[str, Any] | ShadowSummary) -> Any:
-    """Fill in what a summary by hand may leave out: an arm's own name, an empty comparison."""
-    if isinstance(document, ShadowSummary):
-        return document
-    variants = document.get("variants") or {}
-    arms = {name: {"variant": name, **arm} for name, arm in variants.items()}
-    return {**document, "variants": arms, "comparison": document.get("comparison") or None}
 
 
 def failing_gates(scorecard: Scorecard) -> list[str]:

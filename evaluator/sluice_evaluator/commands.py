@@ -1,0 +1,324 @@
+"""`sluice eval run|compare`, `sluice shadow analyze`, `sluice scorecard`: the seeds' flags, JSON and exit codes.
+
+Exit codes: 0 the check holds, 1 it does not, 2 it could not be judged. With `--strict` missing or undecided evidence is
+2 throughout; the defaults are the seeds', where a tie passes and a scorecard's missing input is skipped.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+HOLDS, FAILS, UNJUDGED = 0, 1, 2
+TOKEN_VARIABLES = ("SLUICE_API_TOKEN", "MANTIS_API_TOKEN")
+"""Environment variables with the agent's token; the first that is set is taken."""
+
+
+class InputError(Exception):
+    """The command cannot judge: bad usage or bad input; the message says which."""
+
+
+def _guarded(handler: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Turn input that cannot be used into one line on stderr and exit code 2."""
+
+    def run(args: argparse.Namespace) -> int:
+        from sluice_artifacts import ArtifactError
+        from sluice_evaluator.errors import EvaluationError
+
+        try:
+            return handler(args)
+        except (InputError, EvaluationError, ArtifactError, OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return UNJUDGED
+
+    return run
+
+
+def _read(path: str, what: str) -> bytes:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(f"{what} {path} does not exist")
+    return file.read_bytes()
+
+
+def _read_object(path: str, what: str) -> dict[str, Any]:
+    try:
+        document = json.loads(_read(path, what))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{what} {path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{what} {path} is not a JSON object")
+    return document
+
+
+def _write(path: str, document: Mapping[str, Any]) -> None:
+    """Write a document whole or not at all."""
+    file = Path(path).expanduser()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def _show(args: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
+    if getattr(args, "output", None):
+        _write(args.output, document)
+    print(json.dumps(document, indent=2, ensure_ascii=False) if args.json else text)
+
+
+def run_suite(args: argparse.Namespace) -> int:
+    """Carry out `sluice eval run`."""
+    import asyncio
+
+    from sluice_evaluator.journal import FileJournal
+    from sluice_evaluator.protocols import PredictRunner, http_client
+    from sluice_evaluator.report import describe
+    from sluice_evaluator.runner import Arm, RunConfig, evaluate
+    from sluice_evaluator.suites import parse_suite
+
+    suite = parse_suite(_read(args.tasks, "--tasks"), args.tasks)
+    token = args.token or next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
+    config = RunConfig(
+        concurrency=args.concurrency,
+        repeats=args.repeats,
+        attempts=args.attempts,
+        task_timeout_s=args.task_timeout,
+        deadline_s=args.deadline,
+    )
+    journal = FileJournal(Path(args.resume).expanduser()) if args.resume else None
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done} of {total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    async def run() -> Any:
+        async with http_client(concurrency=config.concurrency, timeout_s=config.task_timeout_s) as client:
+            runner = PredictRunner(client, args.runner, token=token)
+            arm = Arm(name=args.name or Path(args.tasks).stem, runner=runner, model_digest=args.model_digest)
+            return (await evaluate([arm], suite.tasks, config, journal=journal, on_progress=progress))[0]
+
+    try:
+        report = asyncio.run(run())
+    finally:
+        if journal is not None:
+            journal.close()
+    _show(args, report.model_dump(mode="json"), describe(report))
+    judged = report.task_count - report.error_count
+    if not judged or (args.strict and report.error_count > args.max_infra * report.task_count):
+        print(f"error: {report.error_count} of {report.task_count} tasks could not be judged", file=sys.stderr)
+        return UNJUDGED
+    return HOLDS
+
+
+def compare_reports(args: argparse.Namespace) -> int:
+    """Carry out `sluice eval compare`."""
+    from sluice_api.contracts.evaluation import CompareVerdict
+    from sluice_evaluator.compare import CompareConfig, compare, describe
+    from sluice_evaluator.report import parse_report
+    from sluice_evaluator.scorecard import PromotionGate
+
+    baseline = parse_report(_read(args.baseline, "--baseline"), args.baseline)
+    candidate = parse_report(_read(args.candidate, "--candidate"), args.candidate)
+    config = CompareConfig(alpha=args.alpha, equivalence_margin=args.margin, most_infra=args.max_infra)
+    report = compare(baseline, candidate, config)
+    document, text = report.model_dump(mode="json"), describe(report)
+    accepted = True
+    if args.promotion_gate:
+        decision = PromotionGate().decide_reports(baseline, candidate)
+        accepted = decision.accepted
+        document["promotion_gate"] = vars(decision)
+        text += "\npromotion gate: " + ("accepted" if accepted else "rejected: " + "; ".join(decision.objections))
+    _show(args, document, text)
+    if report.candidate_losses > report.candidate_wins or not accepted:
+        return FAILS
+    if args.strict:
+        if report.verdict == CompareVerdict.WORSE:
+            return FAILS
+        if report.verdict == CompareVerdict.INCONCLUSIVE:
+            return UNJUDGED
+    return HOLDS
+
+
+def analyze_shadow(args: argparse.Namespace) -> int:
+    """Carry out `sluice shadow analyze`."""
+    from datetime import UTC, datetime
+
+    from sluice_api.contracts.shadow import ShadowVerdict
+    from sluice_evaluator.runs import parse_instant, read_folder
+    from sluice_evaluator.shadow import ShadowConfig, analyze, describe
+    from sluice_evaluator.workers.shadow import MOST_BAD_FILES
+
+    def instant(value: str, flag: str) -> datetime | None:
+        parsed = parse_instant(value)
+        if value and parsed is None:
+            raise InputError(f"{flag} is not an RFC 3339 instant: {value!r}")
+        return parsed
+
+    config = ShadowConfig(
+        method=args.method,
+        tolerance=args.tolerance,
+        margin=args.margin,
+        alpha=args.alpha,
+        min_runs=args.min_runs,
+        since=instant(args.since, "--since"),
+        now=instant(args.now, "--now") or (datetime.now(UTC) if args.maturity else None),
+        maturity_s=args.maturity,
+        rollout=args.rollout,
+        candidate_digest=args.candidate_digest,
+        stable_digest=args.stable_digest,
+        most_bad=MOST_BAD_FILES if args.strict else 1.0,
+    )
+    folder = Path(args.labelled).expanduser()
+    if not folder.exists():
+        raise InputError(f"--labelled {args.labelled} does not exist")
+    summary = analyze(read_folder(folder), config)
+    _show(args, summary.model_dump(mode="json"), describe(summary))
+    if summary.verdict == ShadowVerdict.HARM:
+        print("error: the candidate escalates more often than is tolerated", file=sys.stderr)
+        return FAILS
+    if summary.verdict == ShadowVerdict.NON_INFERIOR:
+        return HOLDS
+    print(f"error: no verdict: {summary.verdict}", file=sys.stderr)
+    return UNJUDGED
+
+
+def _parse_metrics(entries: list[str]) -> dict[str, float] | str:
+    """Parse `NAME=VALUE` entries, or say what is wrong with one."""
+    metrics: dict[str, float] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals:
+            return f"--metric must be NAME=VALUE, got {entry!r}"
+        try:
+            metrics[name.strip()] = float(value)
+        except ValueError:
+            return f"--metric {name.strip()}: not a number: {value!r}"
+    return metrics
+
+
+def make_scorecard(args: argparse.Namespace) -> int:
+    """Carry out `sluice scorecard`."""
+    from datetime import UTC, datetime
+
+    from sluice_api.contracts.scorecard import GateVerdict, ScorecardVerdict, Tier
+    from sluice_evaluator.report import rfc3339
+    from sluice_evaluator.scorecard import Measurement, history_entry, judge_evidence, with_overrides
+    from sluice_evaluator.scorecard.card import OVERRIDE
+    from sluice_evaluator.scorecard.documents import evidence_from
+    from sluice_evaluator.scorecard.history import append_to_file
+    from sluice_evaluator.scorecard.text import describe
+
+    metrics = _parse_metrics(args.metric)
+    if isinstance(metrics, str):
+        print(f"error: {metrics}", file=sys.stderr)
+        return FAILS
+    evidence = evidence_from(
+        eval_report=_read_object(args.eval_report, "--eval-report") if args.eval_report else None,
+        shadow_summary=_read_object(args.shadow_summary, "--shadow-summary") if args.shadow_summary else None,
+        labelled_traces_dir=Path(args.labelled_traces).expanduser() if args.labelled_traces else None,
+    )
+    if args.eval_report and evidence.eval_report is None:
+        raise InputError(f"--eval-report {args.eval_report} is not an evaluation report: it has no `pass_rate`")
+    thresholds = _read_object(args.thresholds, "--thresholds") if args.thresholds else {}
+    now = datetime.now(UTC)
+    scorecard = judge_evidence(
+        evidence,
+        tier=args.tier,
+        thresholds=with_overrides(Tier(args.tier), {name: float(value) for name, value in thresholds.items()}),
+        overrides={name: Measurement(value=value, source=f"{OVERRIDE}--metric") for name, value in metrics.items()},
+        required_gates=args.require,
+        candidate_digest=args.candidate_digest,
+        judged_only=args.strict,
+        evaluated_at=rfc3339(now),
+    )
+    _show(args, scorecard.model_dump(mode="json"), describe(scorecard))
+    if args.history:
+        commit = os.environ.get("SLUICE_COMMIT_SHA", "")
+        append_to_file(Path(args.history).expanduser(), history_entry(scorecard, timestamp=now, commit_sha=commit))
+    if not scorecard.overall_passed or scorecard.verdict == ScorecardVerdict.FAIL:
+        return FAILS
+    undecided = any(gate.verdict != GateVerdict.PASS for gate in scorecard.gates)
+    missing = scorecard.verdict == ScorecardVerdict.INCONCLUSIVE and (args.require or args.candidate_digest)
+    return UNJUDGED if missing or (args.strict and undecided) else HOLDS
+
+
+def _add_common(parser: argparse.ArgumentParser, *, output_required: bool = False) -> None:
+    parser.add_argument("--output", required=output_required, default="", help="file for the JSON document")
+    parser.add_argument("--json", action="store_true", help="print the JSON document instead of a summary")
+    parser.add_argument("--strict", action="store_true", help="missing or undecided evidence is not a pass: exit 2")
+
+
+def _add_eval(subparsers: Any) -> None:
+    parser = subparsers.add_parser("eval", help="run a suite against an endpoint; compare two reports")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+    run = commands.add_parser("run", help="run a suite of tasks against an endpoint")
+    run.add_argument("--tasks", required=True, help='JSON file: a list of tasks, or {"tasks": [...]}')
+    run.add_argument("--runner", required=True, help="URL of the agent; tasks go to POST /v1/predict")
+    run.add_argument("--token", default="", help="token of the agent (default: SLUICE_API_TOKEN or MANTIS_API_TOKEN)")
+    run.add_argument("--name", default="", help="name of the report (default: the tasks file's stem)")
+    run.add_argument("--model-digest", default="", help="digest of the weights behind the endpoint, for the report")
+    run.add_argument("--concurrency", type=int, default=8, help="tasks in flight at most (default: 8)")
+    run.add_argument("--repeats", type=int, default=1, help="times that each task is run (default: 1)")
+    run.add_argument("--attempts", type=int, default=5, help="tries of a task that could not be judged (default: 5)")
+    run.add_argument("--task-timeout", type=float, default=600.0, help="seconds for one try (default: 600)")
+    run.add_argument("--deadline", type=float, default=None, help="seconds for the whole run (default: none)")
+    run.add_argument("--resume", default="", help="journal file: judged tasks are kept there and not run again")
+    run.add_argument("--max-infra", type=float, default=0.02, help="with --strict: share of tasks that may be unjudged")
+    _add_common(run, output_required=True)
+    run.set_defaults(handler=_guarded(run_suite))
+    compare = commands.add_parser("compare", help="compare a candidate's report with the baseline's")
+    compare.add_argument("--baseline", required=True, help="report of the baseline")
+    compare.add_argument("--candidate", required=True, help="report of the candidate")
+    compare.add_argument("--alpha", type=float, default=0.05, help="level of Better and Worse (default: 0.05)")
+    compare.add_argument("--margin", type=float, default=0.05, help="largest difference that is Equivalent")
+    compare.add_argument("--max-infra", type=float, default=0.1, help="share of tasks that may be unjudged on a side")
+    compare.add_argument("--promotion-gate", action="store_true", help="also ask the six limits of the promotion gate")
+    _add_common(compare)
+    compare.set_defaults(handler=_guarded(compare_reports))
+
+
+def _add_shadow(subparsers: Any) -> None:
+    parser = subparsers.add_parser("shadow", help="compare the arms of a rollout")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+    analyze = commands.add_parser("analyze", help="escalation and failure rates by arm, and what they show")
+    analyze.add_argument("--labelled", required=True, help="folder of labelled traces (or raw ones), or one file")
+    analyze.add_argument("--tolerance", type=float, default=0.0, help="excess of the step escalation rate (default: 0)")
+    analyze.add_argument("--method", choices=("tolerance", "sequential"), default="tolerance", help="decision rule")
+    analyze.add_argument("--margin", type=float, default=0.01, help="sequential: excess of the run escalation rate")
+    analyze.add_argument("--alpha", type=float, default=0.05, help="sequential: error level of each test")
+    analyze.add_argument("--min-runs", type=int, default=1, help="candidate runs asked for (default: 1)")
+    analyze.add_argument("--since", default="", help="leave out runs that started before this RFC 3339 instant")
+    analyze.add_argument("--maturity", type=float, default=0.0, help="seconds after its end before a run counts")
+    analyze.add_argument("--now", default="", help="instant of the analysis for --maturity (default: the clock)")
+    analyze.add_argument("--rollout", default="", help="only runs that this rollout (UID) assigned")
+    analyze.add_argument("--candidate-digest", default="", help="only candidate runs of these weights")
+    analyze.add_argument("--stable-digest", default="", help="only baseline runs of these weights")
+    _add_common(analyze)
+    analyze.set_defaults(handler=_guarded(analyze_shadow))
+
+
+def _add_scorecard(subparsers: Any) -> None:
+    parser = subparsers.add_parser("scorecard", help="judge a candidate by nine gates")
+    parser.add_argument("--eval-report", default="", help="evaluation report of the candidate")
+    parser.add_argument("--shadow-summary", default="", help="summary of `sluice shadow analyze`")
+    parser.add_argument("--labelled-traces", default="", help="folder of labelled traces")
+    parser.add_argument("--tier", choices=("base", "first_sft", "future"), default="first_sft", help="what is asked")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME=VALUE", help="value that wins; repeatable"
+    )
+    parser.add_argument("--thresholds", default="", help="JSON object: gate to threshold, in place of the tier's")
+    parser.add_argument("--require", action="append", default=[], metavar="GATE", help="missing is no pass; repeatable")
+    parser.add_argument("--candidate-digest", default="", help="refuse evidence about other weights than these")
+    parser.add_argument("--history", default="", help="JSONL file to append the scorecard to")
+    _add_common(parser)
+    parser.set_defaults(handler=_guarded(make_scorecard))
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `sluice eval`, `sluice shadow` and `sluice scorecard`."""
+    _add_eval(subparsers)
+    _add_shadow(subparsers)
+    _add_scorecard(subparsers)

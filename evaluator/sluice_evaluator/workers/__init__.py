@@ -1,0 +1,1 @@
+"""The evaluator's workers: each module has `run(job, reporter)`."""
