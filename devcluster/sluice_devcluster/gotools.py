@@ -81,7 +81,10 @@ def kubernetes_tool(folder: Path | None = None) -> GoTool:
 
     Its version is that of ``k8s.io/kubernetes`` in the module's ``go.mod``, the one place where it is written.
     """
-    folder = folder or Path(__file__).parents[1] / "kubernetes"
+    if folder is None:
+        # Beside the package in a checkout, inside it in an installed wheel.
+        package = Path(__file__).parent
+        folder = next((f for f in (package.parent / "kubernetes", package / "kubernetes") if f.is_dir()), package)
     try:
         text = (folder / "go.mod").read_text()
     except OSError as error:

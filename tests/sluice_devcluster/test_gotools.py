@@ -120,11 +120,13 @@ def test_a_folder_that_is_no_module_is_named(tmp_path):
         build(GoTool(name="x", version="v1.0.0", source=tmp_path), SilentReporter(), cache=tmp_path / "cache")
 
 
-def test_kubernetes_takes_its_version_from_the_module():
+def test_kubernetes_takes_its_version_from_the_module(tmp_path):
     tool = gotools.kubernetes_tool()
 
     assert f"k8s.io/component-base/version.gitVersion={tool.version}" in tool.stamps
     assert "k8s.io/component-base/version.gitMajor=1" in tool.stamps
+    with pytest.raises(BuildError, match="cannot read the Kubernetes module"):
+        gotools.kubernetes_tool(tmp_path)
 
 
 def test_kubernetes_answers_by_the_name_it_is_called_by():
