@@ -24,6 +24,9 @@ def add_parser(subparsers: Any) -> None:
     _add_label(commands)
     _add_review(commands)
     _add_convert(commands)
+    from sluice_traces.corpus_commands import add_parsers
+
+    add_parsers(commands)
 
 
 def _add_label(commands: Any) -> None:
