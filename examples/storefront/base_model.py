@@ -178,7 +178,7 @@ def train_base(recipe: BaseRecipe, report: Callable[[int, float], None] | None =
         # Right padding under a causal mask never reaches a scored token, so no attention mask is needed.
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1][scored[:, 1:]]
         loss = functional.cross_entropy(model.lm_head(hidden), ids[:, 1:][scored[:, 1:]])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,129 +1,165 @@
-"""Shoppers: runs for the agent, as many as asked for, or at a steady rate until stopped."""
+"""Shoppers: production traffic of many tenants, paced or as fast as the agent serves it."""
 
 import argparse
 import asyncio
 import json
-import signal
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
 from dataclasses import dataclass, field
-from random import Random
+from typing import Any
 
 import httpx
 
+from storefront.service import TOKEN_HEADERS, token_of
 from storefront.tasks import EVALUATION_SEEDS, make_task
-
-TENANTS = tuple(f"tenant-{number}" for number in range(1, 13))
-"""Where shoppers come from."""
-CONCURRENCY = 24
-"""Runs in flight at most."""
-TIMEOUT_S = 60.0
-"""Seconds for one run."""
-
-
-@dataclass
-class Counts:
-    """What the runs came to."""
-
-    runs: int = 0
-    successes: int = 0
-    escalated: int = 0
-    failed: int = 0
-    """Runs that the agent did not serve."""
-    variants: dict[str, int] = field(default_factory=dict)
-    """Served runs by arm."""
-
-    def add(self, outcome: dict[str, object]) -> None:
-        """Count a served run."""
-        self.runs += 1
-        self.successes += bool(outcome["success"])
-        self.escalated += not outcome["success"]
-        variant = str(outcome.get("variant") or "")
-        self.variants[variant] = self.variants.get(variant, 0) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fleet:
-    """Sends runs to an agent."""
+class FleetConfig:
+    """Who comes, and how often."""
 
     url: str
-    first_seed: int
-    """Seed of the first task; later ones follow. Traffic wraps below the evaluation's seeds."""
-    rate: float = 0.0
-    """Runs a second; 0 is as fast as the agent serves them."""
-    counts: Counts = field(default_factory=Counts)
+    """Agent."""
+    runs: int | None = None
+    """Runs in all; None goes on until stopped."""
+    rate: float | None = None
+    """Runs started per second; None starts one as soon as another ends."""
+    concurrency: int = 48
+    """Runs in flight at most."""
+    tenants: int = 20
+    """Tenants that the shoppers belong to."""
+    first_seed: int = 1
+    """Seed of the first task; the others follow."""
 
-    async def send(self, runs: int | None, stopped: asyncio.Event) -> None:
-        """Send `runs` runs, or runs until `stopped` is set where `runs` is None."""
-        slots, tasks = asyncio.Semaphore(CONCURRENCY), set()
-        async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
-            async for number in self._numbers(runs, stopped):
-                await slots.acquire()
-                task = asyncio.create_task(self._run(client, number))
-                tasks.add(task)
-                task.add_done_callback(lambda done: (tasks.discard(done), slots.release()))
-            await asyncio.gather(*tasks)
+    def __post_init__(self) -> None:
+        if self.runs is not None and self.runs < 1:
+            raise ValueError(f"runs must be at least 1, got {self.runs}")
+        if self.rate is not None and not self.rate > 0:
+            raise ValueError(f"rate must be above 0, got {self.rate}")
+        if self.concurrency < 1 or self.tenants < 1:
+            raise ValueError("concurrency and tenants must be at least 1")
+        if not 0 <= self.first_seed < EVALUATION_SEEDS:
+            raise ValueError(f"first_seed must be within 0 and {EVALUATION_SEEDS - 1}: above are evaluation tasks")
 
-    async def _numbers(self, runs: int | None, stopped: asyncio.Event) -> AsyncIterator[int]:
-        """Yield numbers of runs, at the fleet's rate."""
-        start, number = time.monotonic(), 0
-        while not stopped.is_set() and (runs is None or number < runs):
-            if self.rate:
-                pause = start + number / self.rate - time.monotonic()
-                if pause > 0:
-                    await asyncio.sleep(pause)
-            yield number
-            number += 1
 
-    async def _run(self, client: httpx.AsyncClient, number: int) -> None:
-        """Send one run and count what came of it."""
-        seed = (self.first_seed + number) % EVALUATION_SEEDS
-        task = make_task(seed)
-        body = {
-            "task_id": task.task_id,
-            "task_text": task.text,
-            "url": task.url,
-            "tenant_id": Random(f"storefront-tenant-{seed}").choice(TENANTS),
-            "run_id": f"run-{self.first_seed}-{number}",
+@dataclass
+class FleetReport:
+    """What came of the runs."""
+
+    runs: int = 0
+    successes: int = 0
+    """Solved by the model without help."""
+    escalated: int = 0
+    errors: int = 0
+    """Requests that the agent did not answer."""
+    variants: Counter[str] = field(default_factory=Counter)
+    """Runs by arm."""
+    seconds: float = 0.0
+
+    def document(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return {
+            "runs": self.runs,
+            "successes": self.successes,
+            "escalated": self.escalated,
+            "errors": self.errors,
+            "variants": dict(sorted(self.variants.items())),
+            "seconds": round(self.seconds, 3),
         }
+
+
+def request_of(seed: int, tenants: int) -> dict[str, Any]:
+    """The request of one shopper: run and tenant follow from the seed, so their arm does too."""
+    task = make_task(seed)
+    return {
+        "task_id": task.task_id,
+        "task_text": task.text,
+        "url": task.url,
+        "max_steps": 12,
+        "tenant_id": f"tenant-{seed % tenants}",
+        "run_id": f"run-{seed}",
+        "model": None,
+    }
+
+
+async def run_fleet(config: FleetConfig, client: httpx.AsyncClient) -> FleetReport:
+    """Sends shoppers until all have been served."""
+    report, started = FleetReport(), time.monotonic()
+    free = asyncio.Semaphore(config.concurrency)
+    headers = {TOKEN_HEADERS[0]: token} if (token := token_of(os.environ)) else {}
+
+    async def shop(seed: int) -> None:
         try:
-            response = await client.post(f"{self.url}/v1/predict", json=body)
-            response.raise_for_status()
-            self.counts.add(response.json())
-        except (httpx.HTTPError, ValueError) as error:
-            self.counts.failed += 1
-            print(f"run {number}: {type(error).__name__}: {error}", file=sys.stderr)
+            answer = await client.post(
+                f"{config.url.rstrip('/')}/v1/predict", json=request_of(seed, config.tenants), headers=headers
+            )
+            answer.raise_for_status()
+            outcome = answer.json()
+        except (httpx.HTTPError, ValueError):
+            report.errors += 1
+        else:
+            report.runs += 1
+            report.successes += bool(outcome["success"])
+            report.escalated += bool(outcome["escalated"])
+            report.variants[outcome["serving"]["variant"] or "__unassigned__"] += 1
+        finally:
+            free.release()
+
+    async with asyncio.TaskGroup() as group:
+        number = 0
+        while config.runs is None or number < config.runs:
+            if config.rate is not None:
+                await asyncio.sleep(max(0.0, started + number / config.rate - time.monotonic()))
+            await free.acquire()
+            group.create_task(shop(config.first_seed + number))
+            number += 1
+    report.seconds = time.monotonic() - started
+    return report
 
 
-async def _main(fleet: Fleet, runs: int | None) -> None:
-    """Send until done or told to stop."""
-    stopped = asyncio.Event()
-    stop: Callable[[], None] = stopped.set
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    await fleet.send(runs, stopped)
+async def _main(config: FleetConfig) -> FleetReport:
+    limits = httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency)
+    async with httpx.AsyncClient(timeout=60.0, limits=limits, trust_env=False) as client:
+        return await run_fleet(config, client)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m storefront.fleet --url URL`: 0 when at least one run was served and none failed."""
-    parser = argparse.ArgumentParser(prog="storefront.fleet", description=main.__doc__)
-    parser.add_argument("--url", required=True, help="base URL of the agent")
-    parser.add_argument("--runs", type=int, help="runs to send; without it until stopped")
-    parser.add_argument("--rate", type=float, default=0.0, help="runs a second; 0 is as fast as they are served")
-    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first task")
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON")
+def main(argv: list[str] | None = None) -> int:
+    """`python -m storefront.fleet --url URL`: 0 when every run was answered, 1 when some were not."""
+    parser = argparse.ArgumentParser(prog="storefront.fleet", description="Traffic for the storefront agent.")
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--runs", type=int, default=None, help="runs in all (default: until stopped)")
+    parser.add_argument("--rate", type=float, default=None, help="runs per second (default: as fast as possible)")
+    parser.add_argument("--concurrency", type=int, default=FleetConfig.concurrency)
+    parser.add_argument("--tenants", type=int, default=FleetConfig.tenants)
+    parser.add_argument("--first-seed", type=int, default=FleetConfig.first_seed)
+    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
-    fleet = Fleet(url=arguments.url.rstrip("/"), first_seed=arguments.first_seed, rate=arguments.rate)
-    asyncio.run(_main(fleet, arguments.runs))
-    counts = fleet.counts
+    try:
+        config = FleetConfig(
+            url=arguments.url,
+            runs=arguments.runs,
+            rate=arguments.rate,
+            concurrency=arguments.concurrency,
+            tenants=arguments.tenants,
+            first_seed=arguments.first_seed,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        report = asyncio.run(_main(config))
+    except KeyboardInterrupt:
+        return 130
     if arguments.json:
-        print(json.dumps(vars(counts)))
+        print(json.dumps(report.document()))
     else:
         print(
-            f"{counts.runs} runs, {counts.successes} solved, {counts.escalated} escalated, {counts.failed} not served"
+            f"{report.runs} runs in {report.seconds:.1f} s: {report.successes} solved without help, "
+            f"{report.escalated} escalated, {report.errors} unanswered",
+            file=sys.stderr,
         )
-    return 0 if counts.runs and not counts.failed else 1
+    return 0 if report.errors == 0 else 1
 
 
 if __name__ == "__main__":

@@ -1,167 +1,240 @@
-"""The agent as a service: production runs by whatever the rollout assigns, evaluation runs with the model they name.
+"""The agent as a service: evaluation by named weights, production by the router, a trace of every production run.
 
-`python -m storefront.service --root URI --traces DIR` serves the base model of the `stable` channel, follows the
-router's ConfigMap, loads adapters by digest, and exports every production run as a trace.
+```
+GET  /healthz       200 once weights are loaded
+POST /v1/predict    runs one task; header X-Sluice-Token where a token is set
+/v1/…               the model server, for whoever wants to talk to the weights
+```
+
+A request that names a model is an evaluation: it is not routed and leaves no trace. One that names none is production.
 """
 
 import argparse
 import asyncio
-import tempfile
-from collections.abc import Sequence
+import hmac
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from sluice_api.contracts.evaluation import Outcome
 from sluice_artifacts import ArtifactError, digest_tree, fetch_model
-from sluice_runtime.commands import stop_signal, write_port
-from sluice_runtime.engine import BASE, GenerationRequest, TextEngine
-from sluice_runtime.errors import AdapterError, ResolveError
-from sluice_runtime.exporter import FinishedRun, TraceExporter
-from sluice_runtime.follower import KubernetesSource, Placement, RolloutFollower, ServedModel, Source
-from sluice_runtime.resolver import ChannelResolver, ResolverConfig
-from sluice_runtime.server import ModelServer
-from storefront.agent import Run, run_task
-from storefront.tasks import task_of_url
+from sluice_runtime import (
+    ChannelResolver,
+    FileSource,
+    FinishedRun,
+    KubernetesSource,
+    ResolverConfig,
+    RolloutFollower,
+    TraceExporter,
+)
+from sluice_runtime.commands import default_cache, stop_signal, write_port
+from sluice_runtime.engine import GenerationRequest, TextEngine
+from sluice_runtime.errors import SluiceRuntimeError
+from sluice_runtime.server import ModelServer, refusals
+from storefront.agent import ANSWER_TOKENS, RunResult, run_task
+from storefront.arms import Arms, RequestedModel, Serving
+from storefront.tasks import ShopTask, task_of_url
 
-MAX_TOKENS = 48
-"""Tokens of an answer at most: an expected outcome and one action."""
+TOKEN_VARIABLES = ("SLUICE_API_TOKEN", "MANTIS_API_TOKEN")
+"""Where the token comes from; unset means that none is asked for."""
+TOKEN_HEADERS = ("X-Sluice-Token", "X-Mantis-Token")
+"""Headers that may carry it."""
+
+_log = logging.getLogger(__name__)
 
 
-class NoRollout:
-    """A source without a rollout: everything is served by the stable channel."""
+class PredictRequest(BaseModel):
+    """One task to run."""
 
-    def read(self) -> str | None:
-        """Return no document."""
-        return None
+    model_config = ConfigDict(extra="ignore")
+
+    url: str
+    task_id: str = ""
+    task_text: str = ""
+    max_cost: float = Field(default=1.0, gt=0)
+    max_steps: int = Field(default=12, ge=1, le=1000)
+    model: RequestedModel | None = None
+    tenant_id: str = ""
+    run_id: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agent:
-    """Serves runs."""
+@dataclass
+class Service:
+    """The agent's HTTP side."""
 
     server: ModelServer
-    base_digest: str
-    """Digest of the base model that is served."""
-    resolver: ChannelResolver
-    follower: RolloutFollower
+    arms: Arms
     exporter: TraceExporter
+    token: str = ""
 
     def application(self) -> web.Application:
-        """Return the agent's HTTP application, the model server's routes included."""
-        application = self.server.application()
-        application.router.add_post("/v1/predict", self._predict)
-        return application
+        """The aiohttp application."""
+        app = web.Application(middlewares=[refusals])
+        app.add_routes([web.get("/healthz", self._healthz), web.post("/v1/predict", self._predict)])
+        self.server.install(app)
+        return app
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "exported": self.exporter.exported, "lost": self.exporter.failed})
 
     async def _predict(self, request: web.Request) -> web.Response:
-        """Run one task: with the model that is named, else as production."""
-        body = await request.json()
+        if not self._authorised(request):
+            return web.json_response({"error": {"message": f"header {TOKEN_HEADERS[0]} is wrong"}}, status=401)
+        body = PredictRequest.model_validate(await request.json())
+        task = task_of_url(body.url)
+        if body.task_text:
+            task = replace(task, text=body.task_text)
+        run_id = body.run_id or f"run-{uuid.uuid4().hex[:16]}"
         try:
-            task = task_of_url(str(body.get("url") or ""))
-            wanted = ServedModel.model_validate(body["model"]) if body.get("model") else None
-        except ValidationError as error:
-            raise ValueError(f"model: {error}") from error
-        max_steps = min(int(body.get("max_steps") or 12), 30)
-        if wanted is not None:
-            run = await run_task(task, await self._asker(wanted), max_steps=max_steps)
-            return web.json_response(run.outcome)
-        run_id, tenant = str(body.get("run_id") or f"run-{task.seed}"), str(body.get("tenant_id") or "")
-        placement = self.follower.current.place(tenant_id=tenant, run_id=run_id)
-        try:
-            served = placement.model or await asyncio.to_thread(self.resolver.resolve)
-        except ResolveError as error:
-            return web.json_response({"error": {"message": str(error), "type": "unavailable"}}, status=503)
-        run = await run_task(task, await self._asker(served), max_steps=max_steps)
-        await asyncio.to_thread(self._export, run, run_id, tenant, placement, served)
-        return web.json_response(run.outcome | {"variant": str(placement.variant), "model_digest": served.digest})
-
-    async def _asker(self, served: ServedModel) -> Any:
-        """Return the function that asks the model, after its adapter was loaded."""
-        if served.base_model.digest not in (None, self.base_digest):
-            raise AdapterError(f"base model {served.base_model.digest} is not the one served, {self.base_digest}")
-        name = BASE
-        if served.adapter is not None:
-            await self.server.load_adapter(served.adapter)
-            name = served.adapter.digest
-
-        async def ask(messages: list[dict[str, str]]) -> str:
-            request = GenerationRequest(messages=messages, max_tokens=MAX_TOKENS)
-            return (await self.server.generate(name, request)).text
-
-        return ask
-
-    def _export(self, run: Run, run_id: str, tenant: str, placement: Placement, served: ServedModel) -> None:
-        """Export a production run."""
-        self.exporter.export(
-            FinishedRun(
-                status="completed",
-                started_at=run.started_at,
-                ended_at=run.ended_at,
-                run_id=run_id,
-                session_name=run.task.task_id,
-                tenant_id=tenant,
-                plan_signature=str(run.task.kind),
-                variant=placement.variant,
-                model_digest=served.digest,
-                rollout=placement.rollout,
-                costs=run.costs,
-                steps=run.steps,
+            serving = (
+                await self.arms.requested(body.model)
+                if body.model is not None
+                else await self.arms.placed(tenant_id=body.tenant_id, run_id=run_id)
             )
-        )
+        except (ArtifactError, SluiceRuntimeError) as error:
+            return web.json_response({"error": {"message": str(error)}}, status=503 if body.model is None else 400)
+        started = datetime.now(UTC)
+        result = await self._run(task, serving, body)
+        if body.model is None:
+            run = _finished(run_id, body, serving, result, started)
+            await asyncio.to_thread(self.exporter.export, run)
+        return web.json_response(_answer(run_id, serving, result))
+
+    async def _run(self, task: ShopTask, serving: Serving, body: PredictRequest) -> RunResult:
+        async def complete(messages: Sequence[dict[str, str]]) -> str:
+            request = GenerationRequest(messages=messages, max_tokens=ANSWER_TOKENS)
+            return (await self.server.generate(serving.model, request)).text
+
+        return await run_task(task, complete, max_steps=body.max_steps, max_cost=body.max_cost)
+
+    def _authorised(self, request: web.Request) -> bool:
+        given = [request.headers[name] for name in TOKEN_HEADERS if name in request.headers]
+        return not self.token or any(hmac.compare_digest(each.encode(), self.token.encode()) for each in given)
 
 
-async def serve(arguments: argparse.Namespace) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
-    resolver = ChannelResolver(ResolverConfig(root=arguments.root))
-    base_model = (await asyncio.to_thread(resolver.resolve)).base_model
-    source: Source = NoRollout()
+def _finished(run_id: str, body: PredictRequest, serving: Serving, result: RunResult, started: datetime) -> FinishedRun:
+    return FinishedRun(
+        run_id=run_id,
+        tenant_id=body.tenant_id,
+        session_name=body.task_id,
+        plan_signature="storefront/1",
+        status=result.status,
+        variant=serving.variant,
+        model_digest=serving.digest,
+        rollout=serving.rollout,
+        started_at=started,
+        ended_at=datetime.now(UTC),
+        costs=result.costs,
+        steps=result.steps,
+    )
+
+
+def _answer(run_id: str, serving: Serving, result: RunResult) -> dict[str, Any]:
+    outcome = Outcome(
+        success=result.success,
+        status=result.status,
+        url=result.url,
+        output=result.output,
+        cost=result.costs.total,
+        duration_s=round(result.duration_s, 4),
+    )
+    return {
+        **outcome.model_dump(mode="json", exclude={"raw"}),
+        "metrics": {name: metric.model_dump(mode="json") for name, metric in result.metrics.items()},
+        "run_id": run_id,
+        "escalated": result.escalated,
+        "serving": asdict(serving),
+    }
+
+
+def token_of(environment: Mapping[str, str]) -> str:
+    """The token that the environment sets; empty for none."""
+    return next((environment[name] for name in TOKEN_VARIABLES if environment.get(name)), "")
+
+
+def build(arguments: argparse.Namespace, stack: ExitStack) -> Service:
+    """Loads the weights that the stable channel names and puts the service together; blocking.
+
+    Raises:
+        SluiceRuntimeError, ArtifactError: there are no weights to serve, or the router cannot be followed.
+    """
+    cache: Path = arguments.cache or default_cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    resolver = ChannelResolver(ResolverConfig(root=arguments.root, name=arguments.channel))
+    folder = fetch_model(resolver.resolve().base_model, cache)
+    digest = digest_tree(folder)
+    server = ModelServer(TextEngine(folder, threads=arguments.threads), cache, base_digest=digest)
+    follower = _follower(arguments)
+    if follower is not None:
+        stack.enter_context(follower)
+    exporter = TraceExporter(arguments.traces) if arguments.traces else TraceExporter.from_environment()
+    return Service(server, Arms(server, digest, resolver, follower), exporter, token_of(os.environ))
+
+
+def _follower(arguments: argparse.Namespace) -> RolloutFollower | None:
+    if arguments.router_file is not None:
+        return RolloutFollower(FileSource(arguments.router_file))
     if arguments.config_map:
         source = KubernetesSource(arguments.namespace, arguments.config_map, kubeconfig=arguments.kubeconfig)
+        return RolloutFollower(source)
+    return None
+
+
+async def serve(arguments: argparse.Namespace) -> int:
+    """Serves until a signal comes."""
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="storefront-")))
-        base = await asyncio.to_thread(fetch_model, base_model, scratch / "base")
-        engine = await asyncio.to_thread(TextEngine, base, threads=arguments.threads)
-        follower = stack.enter_context(RolloutFollower(source))
-        digest = await asyncio.to_thread(digest_tree, base)
-        agent = Agent(
-            server=ModelServer(engine, scratch, base_digest=digest),
-            base_digest=digest,
-            resolver=resolver,
-            follower=follower,
-            exporter=TraceExporter(arguments.traces),
-        )
-        runner = web.AppRunner(agent.application(), access_log=None)
+        service = await asyncio.to_thread(build, arguments, stack)
+        runner = web.AppRunner(service.application(), access_log=None)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, "127.0.0.1", arguments.port)
-            await site.start()
+            await web.TCPSite(runner, arguments.host, arguments.port).start()
+            port = int(runner.addresses[0][1])
             if arguments.port_file is not None:
-                write_port(arguments.port_file, runner.addresses[0][1])
+                write_port(arguments.port_file, port)
+            print(f"the storefront agent serves at http://{arguments.host}:{port}", flush=True)
             await stop_signal()
         finally:
             await runner.cleanup()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m storefront.service`: serves the agent on loopback; 1 when channel, model or port are not to be had."""
-    parser = argparse.ArgumentParser(prog="storefront.service", description=main.__doc__)
-    parser.add_argument("--root", required=True, help="root of the channels (file:// or s3://)")
-    parser.add_argument("--traces", required=True, type=Path, help="folder of the trace store")
-    parser.add_argument("--port", type=int, default=8088, help="port; 0 takes a free one")
-    parser.add_argument("--port-file", type=Path, help="file that gets the port once it is bound")
-    parser.add_argument("--config-map", help="the router's ConfigMap; without it there is no rollout")
-    parser.add_argument("--namespace", default="default", help="namespace of the ConfigMap")
-    parser.add_argument("--kubeconfig", type=Path, help="kubeconfig that may read it")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    arguments = parser.parse_args(argv)
-    try:
-        asyncio.run(serve(arguments))
-    except (ArtifactError, ResolveError, OSError) as error:
-        parser.exit(1, f"storefront.service: {error}\n")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m storefront.service`."""
+    parser = argparse.ArgumentParser(prog="storefront.service", description="The storefront agent.")
+    parser.add_argument("--root", required=True, help="artifact root that holds the channels, file:// or s3://")
+    parser.add_argument("--channel", default="stable", help="channel that serves production")
+    parser.add_argument("--traces", default="", help="trace store (default: SLUICE_TRACE_EXPORT_DIR)")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8100, help="port; 0 takes a free one")
+    parser.add_argument("--port-file", type=Path, help="file to write the port to once it listens")
+    parser.add_argument("--router-file", type=Path, help="mounted rollout.json to follow")
+    parser.add_argument("--config-map", default="", help="router ConfigMap to follow")
+    parser.add_argument("--namespace", default="default", help="namespace of the ConfigMap")
+    parser.add_argument("--kubeconfig", type=Path, help="kubeconfig (default: the pod's service account)")
+    parser.add_argument("--cache", type=Path, help="folder for fetched models")
+    parser.add_argument("--threads", type=int, default=None, help="torch threads")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m storefront.service --root URI …`."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        return asyncio.run(serve(arguments))
+    except (SluiceRuntimeError, ArtifactError, OSError, ValueError) as error:
+        print(f"storefront.service: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -1,155 +1,159 @@
-"""A queue before the engine: requests that arrive together are answered together, one batch a model at a time."""
+"""Gathers requests that arrive one by one into batches for the engine, one batch a model at a time."""
 
-import queue
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from sluice_runtime.engine import Generation, GenerationRequest, TextEngine
+from sluice_runtime.engine import Generation, GenerationRequest
+
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """What generates; blocking, called by one thread at a time."""
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names of the loaded adapters."""
+        ...
+
+    def load_adapter(self, name: str, directory: Path) -> None:
+        """Loads an adapter under a name."""
+        ...
+
+    def unload_adapter(self, name: str) -> bool:
+        """Drops an adapter; False when it was not loaded."""
+        ...
+
+    def generate(self, model: str, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Answers of one model to a batch."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchingConfig:
+class BatchConfig:
     """How requests are gathered."""
 
-    max_batch: int = 32
-    """Requests answered together at most."""
-    wait_s: float = 0.003
-    """Seconds that the first request of a batch waits for company."""
+    max_batch: int = 64
+    """Requests of a batch at most."""
+    max_wait_s: float = 0.004
+    """Seconds that the first request of a batch waits for company; none where the batch is full already."""
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
             raise ValueError(f"max_batch must be at least 1, got {self.max_batch}")
-        if not 0 <= self.wait_s <= 1:
-            raise ValueError(f"wait_s must be within 0 and 1, got {self.wait_s}")
+        if self.max_wait_s < 0:
+            raise ValueError(f"max_wait_s must not be negative, got {self.max_wait_s}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ask:
-    """One request and where its answer goes."""
-
-    model: str
+@dataclass
+class _Waiting:
     request: GenerationRequest
-    answer: "Future[Generation]" = field(default_factory=Future)
+    future: asyncio.Future[Generation]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """Something else to do on the engine's thread, in its turn."""
+class Batcher:
+    """Queues requests by model and feeds the engine from one thread.
 
-    call: Callable[[], object]
-    answer: "Future[object]" = field(default_factory=Future)
-
-
-class BatchingEngine:
-    """Owns a TextEngine on a thread of its own. Use as a context manager.
-
-    Adapters are loaded and dropped between batches, so a request never meets a half-loaded one.
+    While a batch runs, the next requests gather; so batches grow with the load and a lone request waits for nobody
+    longer than `max_wait_s`. Models take turns, the one that has waited longest first.
     """
 
-    def __init__(self, engine: TextEngine, config: BatchingConfig | None = None) -> None:
+    def __init__(self, engine: Engine, config: BatchConfig | None = None) -> None:
         self._engine = engine
-        self._config = config or BatchingConfig()
-        self._queue: queue.Queue[_Ask | _Task | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._config = config if config is not None else BatchConfig()
+        self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._task: asyncio.Task[None] | None = None
+        self.batches = 0
+        """Batches run so far."""
+        self.answers = 0
+        """Answers given so far."""
 
-    def __enter__(self) -> "BatchingEngine":
-        self._thread.start()
-        return self
+    async def start(self) -> None:
+        """Starts serving the queue."""
+        self._task = asyncio.create_task(self._run())
 
-    def __exit__(self, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
+    async def stop(self) -> None:
+        """Ends serving; requests that still wait are cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        for queue in self._queues.values():
+            for waiting in queue:
+                waiting.future.cancel()
+        self._queues.clear()
+        await asyncio.to_thread(self._thread.shutdown)
 
-    def generate(self, model: str, request: GenerationRequest) -> "Future[Generation]":
-        """Ask for one answer; the future raises AdapterError or ValueError as `TextEngine.generate` does."""
-        ask = _Ask(model=model, request=request)
-        self._queue.put(ask)
-        return ask.answer
+    async def generate(self, model: str, request: GenerationRequest) -> Generation:
+        """The answer to one request, as soon as a batch has brought it.
 
-    def load_adapter(self, name: str, directory: Path) -> "Future[object]":
-        """Load an adapter between two batches; the future raises AdapterError."""
-        return self._do(lambda: self._engine.load_adapter(name, directory))
+        Raises:
+            SluiceRuntimeError: the engine refused the batch.
+            ValueError: the request does not fit the model.
+        """
+        waiting = _Waiting(request, asyncio.get_running_loop().create_future())
+        self._queues.setdefault(model, deque()).append(waiting)
+        self._arrived.set()
+        return await waiting.future
 
-    def unload_adapter(self, name: str) -> "Future[object]":
-        """Drop an adapter between two batches; the future tells whether it was loaded."""
-        return self._do(lambda: self._engine.unload_adapter(name))
+    async def call(self, function: Callable[[], T]) -> T:
+        """Runs a function on the engine's thread, between batches: loads and unloads never meet a batch."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    @property
-    def adapters(self) -> list[str]:
-        """Names of the adapters that are loaded."""
-        return self._engine.adapters
-
-    def _do(self, call: Callable[[], object]) -> "Future[object]":
-        task = _Task(call=call)
-        self._queue.put(task)
-        return task.answer
-
-    def _work(self) -> None:
-        """Take batches until told to end; what still waits then is cancelled."""
+    async def _run(self) -> None:
         while True:
-            batch, tasks, more = self._gather()
-            for model in dict.fromkeys(ask.model for ask in batch):
-                self._answer(model, [ask for ask in batch if ask.model == model])
-            for task in tasks:
-                self._carry_out(task)
-            if not more:
-                break
-        while not self._queue.empty():
-            left = self._queue.get()
-            if left is not None:
-                left.answer.cancel()
+            await self._arrived.wait()
+            model = next(iter(self._queues), None)
+            if model is None:
+                self._arrived.clear()
+                continue
+            await self._gather(model)
+            batch = self._take(model)
+            if batch:
+                await self._serve(model, batch)
 
-    def _gather(self) -> tuple[list[_Ask], list[_Task], bool]:
-        """Return requests and tasks that arrived together; a task closes its batch. False at the end."""
-        batch: list[_Ask] = []
-        deadline: float | None = None
-        while len(batch) < self._config.max_batch:
-            try:
-                timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-                item = self._queue.get(timeout=timeout)
-            except queue.Empty:
-                break
-            if item is None:
-                return batch, [], False
-            if isinstance(item, _Task):
-                return batch, [item], True
-            batch.append(item)
-            if deadline is None:
-                deadline = time.monotonic() + self._config.wait_s
-        return batch, [], True
+    async def _gather(self, model: str) -> None:
+        """Waits a moment for more requests of this model, unless the batch is full."""
+        if len(self._queues[model]) < self._config.max_batch:
+            await asyncio.sleep(self._config.max_wait_s)
 
-    def _answer(self, model: str, asks: list[_Ask]) -> None:
-        """Answer the requests for one model; a request that the batch chokes on fails alone."""
-        running = [ask for ask in asks if ask.answer.set_running_or_notify_cancel()]
-        if not running:
-            return
+    def _take(self, model: str) -> list[_Waiting]:
+        """The next batch; what is left of the queue goes to the end of the line."""
+        queue = self._queues.pop(model)
+        batch = [queue.popleft() for _ in range(min(len(queue), self._config.max_batch))]
+        if queue:
+            self._queues[model] = queue
+        return [waiting for waiting in batch if not waiting.future.done()]
+
+    async def _serve(self, model: str, batch: list[_Waiting]) -> None:
+        requests = [waiting.request for waiting in batch]
         try:
-            answers = self._engine.generate(model, [ask.request for ask in running])
-        except Exception as error:  # noqa: BLE001 - whatever the model raises belongs to the request that caused it
-            if len(running) == 1:
-                running[0].answer.set_exception(error)
-                return
-            for ask in running:
-                self._answer_alone(model, ask)
+            answers = await self.call(lambda: self._engine.generate(model, requests))
+        except Exception as error:  # noqa: BLE001 - each waiting caller gets the error, the queue goes on
+            await self._settle_failed(model, batch, error)
             return
-        for ask, answer in zip(running, answers, strict=True):
-            ask.answer.set_result(answer)
+        self.batches += 1
+        for waiting, answer in zip(batch, answers, strict=True):
+            self._resolve(waiting, answer)
 
-    def _answer_alone(self, model: str, ask: _Ask) -> None:
-        try:
-            ask.answer.set_result(self._engine.generate(model, [ask.request])[0])
-        except Exception as error:  # noqa: BLE001 - as above
-            ask.answer.set_exception(error)
-
-    @staticmethod
-    def _carry_out(task: _Task) -> None:
-        if not task.answer.set_running_or_notify_cancel():
+    async def _settle_failed(self, model: str, batch: list[_Waiting], error: Exception) -> None:
+        """One bad request must not fail its neighbours: a failed batch is tried again one by one."""
+        if len(batch) == 1:
+            if not batch[0].future.done():
+                batch[0].future.set_exception(error)
             return
-        try:
-            task.answer.set_result(task.call())
-        except Exception as error:  # noqa: BLE001 - the caller's future carries it
-            task.answer.set_exception(error)
+        for waiting in batch:
+            await self._serve(model, [waiting])
+
+    def _resolve(self, waiting: _Waiting, answer: Generation) -> None:
+        self.answers += 1
+        if not waiting.future.done():
+            waiting.future.set_result(answer)
