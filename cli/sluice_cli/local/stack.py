@@ -39,6 +39,12 @@ RAY_CPUS = 4
 """Logical CPUs of Ray: jobs mostly wait for each other, and a machine of two cores must hold a driver and a worker."""
 FIRST_RUNS = 320
 """Runs of the base agent before the first dataset: enough for training, and for a rate within about 5 points."""
+FIRST_SEED = 50_000
+"""Seed of the first shopper's task: the base model's demonstrations lie below."""
+SEEDS_PER_BATCH = 50_000
+"""Tasks set aside for one batch of shoppers."""
+LAST_SEED = 950_000
+"""Seeds from here on belong to the evaluation."""
 READY_S = 90.0
 """Seconds until a process must answer."""
 TOKEN_FILE = "ray.json"
@@ -133,6 +139,7 @@ class Stack:
             *(sys.executable, "-P", "-m", "storefront.service"),
             *("--port", str(self.layout.agent_port), "--root", self.layout.uri, "--traces", str(self.layout.traces)),
             *("--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE, "--config-map", ROUTER_CONFIG_MAP),
+            *("--cache", str(self.layout.state / "models"), "--threads", "1"),
         ]
         environment = {"PYTHONPATH": str(checkout() / "examples"), "OMP_NUM_THREADS": "1"}
         self._start("agent", command, environment, f"{self.layout.agent_url}/healthz")
@@ -182,11 +189,14 @@ class Stack:
             stop([process])
 
     def _fleet_command(self) -> list[str]:
-        """Return the command of the traffic generator; every batch draws other tasks."""
-        first_seed = int(time.time()) % 1_000_000 * 1000
+        """Return the command of the traffic generator; every batch draws tasks, and so runs, of its own."""
+        path = self.layout.state / "next-seed"
+        first = int(path.read_text(encoding="utf-8")) if path.exists() else FIRST_SEED
+        following = first + SEEDS_PER_BATCH
+        write_atomic(path, str(following if following < LAST_SEED else FIRST_SEED).encode(), mode=0o600)
         return [
             *(sys.executable, "-P", "-m", "storefront.fleet"),
-            *("--url", self.layout.agent_url, "--first-seed", str(first_seed)),
+            *("--url", self.layout.agent_url, "--first-seed", str(first)),
         ]
 
 
