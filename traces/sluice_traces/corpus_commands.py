@@ -1,11 +1,16 @@
-"""`sluice trace critic`: commands on rows rather than on traces."""
+"""`sluice trace critic|mix`: commands on rows rather than on traces."""
 
 import argparse
 import json
+import os
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sluice_traces.mixture import MixtureConfig
 
 EXIT_OK = 0
 """Done."""
@@ -27,6 +32,16 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for the tests of one candidate")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(handler=run_critic)
+    _add_mix(commands)
+
+
+def _add_mix(commands: Any) -> None:
+    parser = commands.add_parser("mix", help="mix buckets of rows by weight, with a plan that can be checked")
+    parser.add_argument("--config", type=Path, required=True, help="YAML: rows, maxRepeats, seed, tagWeights, buckets")
+    parser.add_argument("--output", type=Path, required=True, help="JSONL file for the mixture")
+    parser.add_argument("--plan", type=Path, required=True, help="file for the plan")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(handler=run_mix)
 
 
 def run_critic(arguments: argparse.Namespace) -> int:
@@ -69,3 +84,88 @@ def run_critic(arguments: argparse.Namespace) -> int:
     summary = {"candidates": len(labels) + counts["not_normalisable"], **dict(sorted(counts.items()))}
     print(json.dumps(summary, indent=2) if arguments.json else "   ".join(f"{k} {v}" for k, v in summary.items()))
     return EXIT_OK if kept else EXIT_UNJUDGED
+
+
+def run_mix(arguments: argparse.Namespace) -> int:
+    """Mix buckets. 0: the mixture is written; 2: it cannot be made."""
+    from sluice_traces.label import write_atomically
+    from sluice_traces.mixture import MixtureError, plan_mixture, read_rows, write_mixture
+
+    try:
+        config, paths = _mixture_config(arguments.config)
+        infos, places = {}, []
+        for bucket, path in zip(config.buckets, paths, strict=True):
+            rows = list(read_rows(path))
+            infos[bucket.name] = [info for info, _, _ in rows]
+            places.append((path, [(offset, length) for _, offset, length in rows]))
+        plan = plan_mixture(config, infos)
+        write_lines(arguments.output, write_mixture(plan, places))
+        write_atomically(arguments.plan, plan.encode())
+    except MixtureError as error:
+        print(f"sluice trace mix: {error}", file=sys.stderr)
+        return EXIT_UNJUDGED
+    except OSError as error:
+        print(f"sluice trace mix: {error.filename or arguments.output}: {error.strerror}", file=sys.stderr)
+        return EXIT_UNJUDGED
+    buckets = {
+        each.name: {"quota": each.quota, "rows": each.rows, "used_rows": each.used_rows} for each in plan.buckets
+    }
+    if arguments.json:
+        print(json.dumps({"plan": plan.digest(), "rows": len(plan.order), "buckets": buckets}, indent=2))
+    else:
+        for name, counts in buckets.items():
+            print(f"{name:<24} {counts['quota']:>8} rows from {counts['used_rows']} of {counts['rows']}")
+        print(f"plan {plan.digest()}")
+    return EXIT_OK
+
+
+def _mixture_config(path: Path) -> "tuple[MixtureConfig, list[Path]]":
+    """The mixture of a configuration file and the files of its buckets, relative to it."""
+    import yaml
+
+    from sluice_traces.mixture import Bucket, MixtureConfig, MixtureError
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        known = {"rows", "maxRepeats", "seed", "tagWeights", "buckets"}
+        if unknown := set(document) - known:
+            raise MixtureError(f"{path.name}: unknown field {sorted(unknown)[0]}")
+        listed = document["buckets"]
+        config = MixtureConfig(
+            rows=int(document["rows"]),
+            max_repeats=int(document.get("maxRepeats", 4)),
+            seed=int(document.get("seed", 0)),
+            tag_weights={str(tag): float(weight) for tag, weight in (document.get("tagWeights") or {}).items()},
+            buckets=tuple(Bucket(name=str(each["name"]), weight=float(each["weight"])) for each in listed),
+        )
+        return config, [path.parent / str(each["path"]) for each in listed]
+    except yaml.YAMLError as error:
+        raise MixtureError(f"{path.name}: not YAML: {error}") from None
+    except KeyError as error:
+        raise MixtureError(f"{path.name}: field {error} is missing") from None
+    except (TypeError, AttributeError) as error:
+        raise MixtureError(f"{path.name}: {error}") from None
+    except MixtureError:
+        raise
+    except ValueError as error:
+        raise MixtureError(f"{path.name}: {error}") from None
+
+
+def write_lines(target: Path, lines: Iterable[bytes]) -> int:
+    """Write lines to a file that appears whole or not at all; return how many.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    count = 0
+    try:
+        with temporary.open("wb") as out:
+            for line in lines:
+                out.write(line)
+                count += 1
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
