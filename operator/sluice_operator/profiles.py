@@ -9,12 +9,11 @@ Each key is a profile's name, each value its YAML, for example:
       nodeSelector: {cloud.google.com/gke-accelerator: nvidia-tesla-a100}
       maxWorkers: 16
 
-A wrong profile is refused alone and by name and field; the others stay usable. The ConfigMap is read again at most
-every `RELOAD_S` seconds, and at once where a profile is asked for that is not known.
+A wrong profile is refused alone and by name and field; the others stay usable. The ConfigMap is read for every
+decision, so that a corrected profile counts at once.
 """
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -29,8 +28,6 @@ from sluice_operator.resources import CONFIG_MAP
 
 CONFIG_MAP_NAME = "sluice-profiles"
 """Name of the ConfigMap."""
-RELOAD_S = 10.0
-"""Age, in seconds, from which it is read again."""
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 """A Kubernetes resource quantity."""
@@ -114,31 +111,27 @@ def describe(error: ValidationError) -> str:
 
 
 class ProfileSource:
-    """Reads the ConfigMap and remembers it for a short while."""
+    """Reads the ConfigMap; parses it when it changed."""
 
-    def __init__(self, cluster: Cluster, namespace: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Read from the operator's own `namespace`; `clock` in seconds."""
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        """Read from the operator's own `namespace`."""
         self._cluster = cluster
         self._namespace = namespace
-        self._clock = clock
-        self._read_at = float("-inf")
         self._version: str | None = None
         self._profiles = Profiles()
 
     async def get(self, name: str) -> Profile:
-        """Return a profile.
+        """Return a profile as it is now.
 
         Raises ProfileError when it is missing or wrong, ClusterError when the ConfigMap cannot be read at all.
         """
-        if self._clock() - self._read_at >= RELOAD_S or name not in self._profiles.profiles:
-            await self.reload()
+        await self.reload()
         return self._profiles.get(name)
 
     async def reload(self) -> bool:
         """Read the ConfigMap again; True when it changed since the last time."""
         raw = await self._cluster.get(CONFIG_MAP, self._namespace, CONFIG_MAP_NAME)
-        self._read_at = self._clock()
-        version = raw["metadata"]["resourceVersion"] if raw is not None else ""
+        version = str(raw["metadata"]["resourceVersion"]) if raw is not None else ""
         if version == self._version:
             return False
         first, self._version = self._version is None, version

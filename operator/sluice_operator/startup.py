@@ -30,7 +30,7 @@ from sluice_operator.lease import LeaseConfig, LeaseLock
 from sluice_operator.manifests.naming import LABEL_MANAGED_BY, MANAGER
 from sluice_operator.metrics import Metrics
 from sluice_operator.observe import Surroundings
-from sluice_operator.profiles import RELOAD_S, ProfileSource
+from sluice_operator.profiles import ProfileSource
 from sluice_operator.reconcile import Reconciler
 from sluice_operator.resources import CONFIG_MAP, HTTP_ROUTE, JOB, OWN, RAY_JOB
 from sluice_operator.routers.configmap import ConfigMapRouter
@@ -41,6 +41,8 @@ PREFIX = "kopf.sluice.dev"
 """Prefix of kopf's own names; with event handlers alone none is ever written."""
 RELIST_S = (60.0, 120.0)
 """Bounds of the jittered time between two listings of everything, in seconds: a watch may go silent or blind."""
+PROFILES_S = 5.0
+"""Time between two looks at the profiles, in seconds."""
 LONGEST_BACKOFF_S = 30.0
 """Cap of the delay between a watch's attempts, in seconds."""
 EXIT_LEASE_LOST = 3
@@ -240,14 +242,15 @@ class Operator:
 
     async def _reload_profiles(self, world: Surroundings, reconciler: Reconciler) -> None:
         """Notice changed profiles and look at everything again."""
+        profiles = ProfileSource(world.cluster, self.config.lease.namespace)
         while True:
-            await asyncio.sleep(RELOAD_S)
             try:
-                if await world.profiles.reload():
+                if await profiles.reload():
                     logger.info("the profiles changed")
                     reconciler.wake_all()
             except ClusterError as error:
                 logger.warning("profiles not read: %s", error)
+            await asyncio.sleep(PROFILES_S)
 
     async def _lease_lost(self, reconciler: Reconciler) -> None:
         await reconciler.lease_lost.wait()

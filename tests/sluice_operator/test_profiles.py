@@ -4,7 +4,7 @@ import pytest
 
 from sluice_operator.decisions.base import Backend
 from sluice_operator.errors import ProfileError
-from sluice_operator.profiles import RELOAD_S, ProfileSource, parse_profiles
+from sluice_operator.profiles import ProfileSource, parse_profiles
 
 GOOD = "backend: ray\naddress: http://ray:8265\n"
 
@@ -80,21 +80,24 @@ class OneConfigMap:
         self.raw = {"metadata": {"resourceVersion": version}, "data": data}
 
 
-async def test_profiles_are_read_again_when_old_or_unknown():
-    cluster, now = OneConfigMap(), [0.0]
-    source = ProfileSource(cluster, "system", clock=lambda: now[0])
+async def test_a_corrected_profile_counts_at_once():
+    cluster = OneConfigMap()
+    source = ProfileSource(cluster, "system")
     with pytest.raises(ProfileError, match="known: none"):
         await source.get("cpu")
-    cluster.write("1", cpu=GOOD)
+    cluster.write("1", cpu="backend: ray")
+    with pytest.raises(ProfileError, match="address"):
+        await source.get("cpu")
+    cluster.write("2", cpu=GOOD)
     assert (await source.get("cpu")).name == "cpu"
-    reads = cluster.reads
-    await source.get("cpu")
-    assert cluster.reads == reads
-    cluster.write("2", cpu=GOOD.replace("8265", "9999"))
-    now[0] += RELOAD_S
-    assert (await source.get("cpu")).address == "http://ray:9999"
     assert await source.reload() is False
     cluster.write("3")
     assert await source.reload() is True
     with pytest.raises(ProfileError):
         await source.get("cpu")
+
+
+async def test_the_first_reading_is_no_change():
+    cluster = OneConfigMap()
+    cluster.write("1", cpu=GOOD)
+    assert await ProfileSource(cluster, "system").reload() is False

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from operators import Operator, get, install_crds, install_role, until, write_profiles
+from operators import Operator, Zygote, get, install_crds, install_role, until, write_profiles
 from sluice_devcluster.access import service_account_kubeconfig
 from sluice_devcluster.ray import RayHead
 from sluice_operator.cluster import Cluster
@@ -44,9 +44,37 @@ async def api(role, monkeypatch):
 
 @pytest.fixture(scope="session")
 def ray_head():
-    """A real Ray head with token authentication, shared by the session."""
+    """A real Ray head with token authentication, shared by the session.
+
+    `SLUICE_TEST_RAY_ADDRESS` (with `RAY_AUTH_TOKEN`) names one to use instead.
+    """
+    given = os.environ.get("SLUICE_TEST_RAY_ADDRESS")
+    if given:
+        yield GivenHead(given, os.environ.get("RAY_AUTH_TOKEN", ""))
+        return
     with RayHead(num_cpus=8) as head:
         yield head
+
+
+@dataclass(frozen=True)
+class GivenHead:
+    """A Ray head that somebody else started."""
+
+    url: str
+    token: str
+
+    def address(self) -> str:
+        return self.url
+
+    def auth_env(self) -> dict[str, str]:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+
+@pytest.fixture(scope="session")
+def zygote():
+    """Forks operators for the session's tests."""
+    with Zygote() as process:
+        yield process
 
 
 @dataclass(frozen=True)
@@ -58,8 +86,9 @@ class Place:
     root: Path
     tally: Path
     kubectl: Any
-    head: RayHead
+    head: RayHead | GivenHead
     logs: Path
+    zygote: Zygote
 
     @property
     def uri(self) -> str:
@@ -87,6 +116,7 @@ class Place:
             identity=name,
             env={**self.head.auth_env(), **(env or {})},
             flags=flags,
+            zygote=self.zygote,
         )
 
     def apply(self, *manifests: dict) -> None:
@@ -125,12 +155,12 @@ class Place:
 
 
 @pytest.fixture
-def place(role, kubectl, namespace, ray_head, tmp_path) -> Place:
+def place(role, kubectl, namespace, ray_head, zygote, tmp_path) -> Place:
     """A place for an operator to work in, with the profile `cpu` written."""
     root = tmp_path / "artifacts"
     root.mkdir()
     logs = tmp_path / "logs"
     logs.mkdir()
-    result = Place(namespace, role, root, tmp_path / "tally", kubectl, ray_head, logs)
+    result = Place(namespace, role, root, tmp_path / "tally", kubectl, ray_head, logs, zygote)
     result.profiles()
     return result

@@ -3,10 +3,12 @@
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -73,10 +75,75 @@ def proxied(kubeconfig: Path, url: str, destination: Path) -> Path:
     return destination
 
 
+class Zygote:
+    """A process with everything imported that forks operators in no time; use as a context manager."""
+
+    def __enter__(self) -> "Zygote":
+        program = Path(__file__).with_name("operator_zygote.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._lock = threading.Lock()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait(20)
+        self._process.stdout.close()
+
+    def spawn(self, argv: list[str], env: dict[str, str], log: Path) -> "Forked":
+        """Fork a process that runs `sluice` with these arguments."""
+        return Forked(self, int(self.ask({"argv": argv, "env": env, "log": str(log)})))
+
+    def ask(self, order: dict) -> str:
+        """Send one order and return the answer."""
+        with self._lock:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            return self._process.stdout.readline().strip()
+
+
+class Forked:
+    """A process of the zygote, with the methods of `subprocess.Popen` that are used here."""
+
+    def __init__(self, zygote: Zygote, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._zygote = zygote
+        self._handle = os.pidfd_open(pid)
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        with self._lock:
+            if self.returncode is None and select.select([self._handle], [], [], 0)[0]:
+                self.returncode = int(self._zygote.ask({"reap": self.pid}))
+                os.close(self._handle)
+            return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("operator", timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        with self._lock:
+            if self.returncode is None:
+                signal.pidfd_send_signal(self._handle, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
 class Operator:
     """One operator process: `start`, `kill`, `stop`; its log in a file."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, log: Path, *, identity: str = "", env=None, flags=()):
+    def __init__(
+        self, kubeconfig: Path, namespace: str, log: Path, *, identity: str = "", env=None, flags=(), zygote=None
+    ):
+        self._zygote: Zygote | None = zygote
         self.identity = identity or f"test-{secrets.token_hex(3)}"
         self.log = log
         self.starts = 0
@@ -85,7 +152,7 @@ class Operator:
         self._namespace = namespace
         self._env = env or {}
         self._flags = flags
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen | Forked | None = None
 
     def __enter__(self) -> "Operator":
         self.start()
@@ -117,8 +184,12 @@ class Operator:
         ]
         environment = {**os.environ, "KUBECONFIG": str(self._kubeconfig), **self._env}
         before = self._size()
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        if self._zygote is not None:
+            self.log.touch()
+            self._process = self._zygote.spawn(command[1:], environment, self.log)
+        else:
+            with self.log.open("ab") as output:
+                self._process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         self.starts += 1
         if wait:
             self.wait_for("holding lease", since=before)
