@@ -265,6 +265,8 @@ class EvidenceStatus(StatusModel):
     """What it shows."""
     at: Timestamp
     """Instant of the analysis."""
+    attempt: int = 0
+    """Attempt that made it."""
     harm: float | None = None
     """E-value for harm."""
     non_inferiority: float | None = None

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, TraceDataset
+from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, ShadowRollout, TraceDataset
 from sluice_api.v1alpha1.common import SluiceObject
-from sluice_operator.decisions import evalrun, finetunerun, promotionscorecard, tracedataset
+from sluice_operator.decisions import evalrun, finetunerun, promotionscorecard, shadowrollout, tracedataset
 from sluice_operator.decisions.base import Decision, Now, Observed
 from sluice_operator.decisions.rivals import rivals_of
 from sluice_operator.decisions.wants import AttemptWant, Wants, wanted
@@ -14,6 +14,7 @@ _BY_KIND: dict[type[SluiceObject], Callable[..., Decision]] = {
     FineTuneRun: finetunerun.decide,
     EvalRun: evalrun.decide,
     PromotionScorecard: promotionscorecard.decide,
+    ShadowRollout: shadowrollout.decide,
 }
 
 

@@ -208,10 +208,15 @@ def add_finalizer(status: BaseStatus) -> Decision:
     return Decision(status=status.to_wire(), actions=(SetFinalizer(present=True),), requeue_after=AT_ONCE)
 
 
-def deletion_overdue(facts: Facts[Any]) -> bool:
-    """Return whether the deletion has waited long enough for what does not answer."""
-    asked = parse_instant(str(facts.obj.metadata["deletionTimestamp"]))
-    return facts.now.instant >= asked + facts.observed.settings.stop_grace
+def deletion_overdue(facts: Facts[Any], status: BaseStatus) -> bool:
+    """Return whether the deletion has waited long enough for what does not answer.
+
+    Counts from when the deletion was first noticed: an operator that was away when it was asked for still tries.
+    """
+    noticed = condition(status, ConditionType.DELETING)
+    if noticed is None or noticed.status is not ConditionStatus.TRUE:
+        return False
+    return facts.now.instant >= parse_instant(noticed.last_transition_time) + facts.observed.settings.stop_grace
 
 
 # References

@@ -36,6 +36,7 @@ from sluice_operator.decisions.common import (
     deletion_overdue,
     forget_withdrawn,
     has_finalizer,
+    holds,
     pending_command,
 )
 from sluice_operator.decisions.flight import Broken, Finished, InFlight, observe_attempt, stop_attempt
@@ -113,35 +114,49 @@ def decide_run(rules: RunRules[K, S], obj: K, status: S, observed: Observed, now
     return _next(rules, facts, status)
 
 
-def decide_deletion(facts: Facts[Any], status: BaseStatus, *, before: tuple[Action, ...] = ()) -> Decision:
-    """Stop the job, then let go; what does not answer is left behind, with an event, once the grace is over.
-
-    `before`: actions that come first in any case.
-    """
+def decide_deletion(facts: Facts[Any], status: BaseStatus) -> Decision:
+    """Stop the job, then let go; what does not answer is left behind, with an event, once the grace is over."""
     if not has_finalizer(facts.obj):
         return Decision(status=status.to_wire())
     attempt = current(status)
-    release: tuple[Action, ...] = (*before, SetFinalizer(present=False))
+    release = SetFinalizer(present=False)
     if attempt is None:
-        return Decision(status=status.to_wire(), actions=release)
+        return Decision(status=status.to_wire(), actions=(release,))
     flight = stop_attempt(facts, attempt, reason=Reason.DELETING, message="the object is being deleted")
     if not isinstance(flight, InFlight):
-        return Decision(status=replaced(status, flight.attempt).to_wire(), actions=release)
-    if deletion_overdue(facts):
+        return Decision(status=replaced(status, flight.attempt).to_wire(), actions=(release,))
+    noticed = notice_deletion(facts, status, flight.verdict.message)
+    if noticed is not None:
+        return noticed
+    if deletion_overdue(facts, status):
         warning = EmitEvent(
             reason=Reason.DELETING,
-            message=f"job {attempt.job} did not stop in time and is left behind: {flight.verdict.message}",
+            message=f"job {attempt.job} did not stop in time and is left behind: {flight.verdict.message}"[:1024],
             warning=True,
         )
-        return Decision(status=status.to_wire(), actions=(warning, *release))
+        return Decision(status=status.to_wire(), actions=(warning, release))
     verdict = Verdict(mood=Mood.WORKING, phase=Phase.DELETING, reason=Reason.DELETING, message=flight.verdict.message)
     return decided(
         facts,
         replaced(status, flight.attempt),
         verdict,
-        actions=(*before, *flight.actions),
+        actions=flight.actions,
         requeue_after=flight.requeue_after,
     )
+
+
+def notice_deletion(facts: Facts[Any], status: BaseStatus, message: str) -> Decision | None:
+    """Return the decision that writes down that a deletion was noticed; None once it was."""
+    if holds(status, ConditionType.DELETING):
+        return None
+    verdict = Verdict(
+        mood=Mood.WORKING,
+        phase=Phase.DELETING,
+        reason=Reason.DELETING,
+        message=message,
+        more={ConditionType.DELETING: (ConditionStatus.TRUE, Reason.DELETING, message)},
+    )
+    return decided(facts, status, verdict, requeue_after=AT_ONCE)
 
 
 def failed_event(attempt: Attempt) -> EmitEvent:
