@@ -1,8 +1,12 @@
 """Fixtures of the operator's integration tests."""
 
 import asyncio
+import json
 import os
+import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from manifests_for_tests import VERSION_DIGEST, dataset, furnish
 from operators import Operator, Zygote, get, install_crds, install_role, until, write_profiles
 from sluice_devcluster.access import service_account_kubeconfig
 from sluice_devcluster.ray import RayHead
@@ -94,18 +99,24 @@ class Place:
     def uri(self) -> str:
         return f"file://{self.root}/"
 
-    def profiles(self, **env: str) -> None:
-        """Write the profile `cpu`: the fast worker on the real Ray, with these variables."""
-        worker = f"{sys.executable} -P {Path(__file__).with_name('fast_worker.py')}"
-        profile = {
+    def profiles(self, **kinds: dict[str, str]) -> None:
+        """Write the profile `cpu`, the fast worker on the real Ray, and others like it with these variables."""
+        self.write({"cpu": self.profile(), **{name: self.profile(**env) for name, env in kinds.items()}})
+
+    def write(self, profiles: dict) -> None:
+        """Write exactly these profiles."""
+        write_profiles(self.kubectl, self.namespace, profiles)
+
+    def profile(self, **env: str) -> dict:
+        """Return a profile of the fast worker with these variables."""
+        return {
             "backend": "ray",
             "address": self.head.address(),
-            "entrypoint": worker,
+            "entrypoint": f"{sys.executable} -P {Path(__file__).with_name('fast_worker.py')}",
             "maxWorkers": 2,
-            "numCpus": 0.25,
+            "numCpus": 0.1,
             "env": {"FAST_TALLY": str(self.tally), **env},
         }
-        write_profiles(self.kubectl, self.namespace, {"cpu": profile})
 
     def operator(self, name: str = "operator", *, kubeconfig: Path | None = None, env=None, flags=()) -> Operator:
         """Return an operator process, not started."""
@@ -132,7 +143,7 @@ class Place:
         """Return an object's phase, empty where there is none."""
         return ((self.get(kind, name) or {}).get("status") or {}).get("phase", "")
 
-    def wait_phase(self, kind: str, name: str, *phases: str, timeout_s: float = 60.0) -> dict:
+    def wait_phase(self, kind: str, name: str, *phases: str, timeout_s: float = 180.0) -> dict:
         """Wait for one of the phases; return the status."""
 
         def reached():
@@ -153,14 +164,57 @@ class Place:
         names = sorted(path.name for path in self.tally.glob("*")) if self.tally.exists() else []
         return [name.rpartition("--")[0] for name in names]
 
+    def patch(self, kind: str, name: str, change: dict, *flags: str) -> None:
+        """Merge a change into an object, as a user or (with a subresource) somebody else does."""
+        text = json.dumps(change)
+        self.kubectl("-n", self.namespace, "patch", kind, name, "--type=merge", "-p", text, *flags)
+
+    def status(self, kind: str, name: str) -> dict:
+        """Return an object's status, empty where there is none."""
+        return (self.get(kind, name) or {}).get("status") or {}
+
+    def built(self, name: str = "data") -> None:
+        """Make a TraceDataset with a version, as if it had been built."""
+        self.apply(dataset(self.uri, name, suspend=True))
+        version = {
+            "digest": VERSION_DIGEST,
+            "uri": f"{self.uri}datasets/{VERSION_DIGEST.removeprefix('sha256:')}/",
+            "rows": 10,
+            "createdAt": "2026-01-01T00:00:00Z",
+        }
+        status = {"status": {"phase": "Ready", "latest": version, "versions": [version]}}
+        self.patch("tracedataset", name, status, "--subresource=status")
+
+
+@contextmanager
+def new_place(cluster, kubectl, head, zygote, folder: Path) -> Iterator[Place]:
+    """Make a namespace with the operator's role, the profile `cpu`, a suite and a stable channel."""
+    namespace = f"test-{secrets.token_hex(5)}"
+    kubectl("create", "namespace", namespace)
+    try:
+        install_role(kubectl, namespace)
+        kubeconfig = folder / "operator.kubeconfig"
+        service_account_kubeconfig(cluster.kubeconfig, namespace, "sluice-operator", kubeconfig)
+        furnish(folder / "artifacts")
+        (folder / "artifacts" / "traces").mkdir()
+        (folder / "logs").mkdir()
+        root, tally, logs = folder / "artifacts", folder / "tally", folder / "logs"
+        result = Place(namespace, kubeconfig, root, tally, kubectl, head, logs, zygote)
+        result.profiles()
+        yield result
+    finally:
+        kubectl("delete", "namespace", namespace, "--wait=false")
+
 
 @pytest.fixture
-def place(role, kubectl, namespace, ray_head, zygote, tmp_path) -> Place:
-    """A place for an operator to work in, with the profile `cpu` written."""
-    root = tmp_path / "artifacts"
-    root.mkdir()
-    logs = tmp_path / "logs"
-    logs.mkdir()
-    result = Place(namespace, role, root, tmp_path / "tally", kubectl, ray_head, logs, zygote)
-    result.profiles()
-    return result
+def place(cluster, kubectl, crds, ray_head, zygote, tmp_path) -> Iterator[Place]:
+    """A place for one test."""
+    with new_place(cluster, kubectl, ray_head, zygote, tmp_path) as result:
+        yield result
+
+
+@pytest.fixture(scope="module")
+def stage(cluster, kubectl, crds, ray_head, zygote, tmp_path_factory) -> Iterator[Place]:
+    """A place for the tests of one module, whose objects live side by side."""
+    with new_place(cluster, kubectl, ray_head, zygote, tmp_path_factory.mktemp("stage")) as result:
+        yield result

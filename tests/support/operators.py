@@ -22,7 +22,7 @@ GROUP = "rbac.authorization.k8s.io"
 READY_S = 60.0
 
 
-def until(check, *, timeout_s: float = 60.0, what: str = "", every_s: float = 0.1):
+def until(check, *, timeout_s: float = 120.0, what: str = "", every_s: float = 0.1):
     """Return the first truthy value of `check`, or fail after `timeout_s` with its last value."""
     deadline = time.monotonic() + timeout_s
     while True:
