@@ -1,4 +1,4 @@
-"""`sluice trace critic|mix`: commands on rows rather than on traces."""
+"""`sluice trace critic|mix|dedup`: commands on rows rather than on traces."""
 
 import argparse
 import json
@@ -42,6 +42,22 @@ def _add_mix(commands: Any) -> None:
     parser.add_argument("--plan", type=Path, required=True, help="file for the plan")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(handler=run_mix)
+    _add_dedup(commands)
+
+
+def _add_dedup(commands: Any) -> None:
+    parser = commands.add_parser("dedup", help="remove exact and near duplicates, and rows that leak a suite's tasks")
+    parser.add_argument("--input", type=Path, required=True, help="JSONL of rows")
+    parser.add_argument("--output", type=Path, required=True, help="JSONL file for the rows that stay")
+    parser.add_argument("--threshold", type=float, default=0.8, help="Jaccard similarity of near duplicates")
+    parser.add_argument("--shingle-words", type=int, default=3, help="words a shingle, 1 to 5")
+    parser.add_argument("--exact-only", action="store_true", help="leave near duplicates in")
+    parser.add_argument(
+        "--against", type=Path, action="append", default=[], help="suite (JSON) whose tasks must not be in the rows"
+    )
+    parser.add_argument("--leak-threshold", type=float, default=0.8, help="share of a task in a row that makes a leak")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.set_defaults(handler=run_dedup)
 
 
 def run_critic(arguments: argparse.Namespace) -> int:
@@ -117,6 +133,35 @@ def run_mix(arguments: argparse.Namespace) -> int:
             print(f"{name:<24} {counts['quota']:>8} rows from {counts['used_rows']} of {counts['rows']}")
         print(f"plan {plan.digest()}")
     return EXIT_OK
+
+
+def run_dedup(arguments: argparse.Namespace) -> int:
+    """Remove duplicates and leaks. 0: rows are left; 2: none is, or the input cannot be read."""
+    import msgspec
+
+    from sluice_traces.dedup import Deduplicator, DuplicateKind, LeakIndex, NearConfig
+    from sluice_traces.dedup.texts import row_text, task_texts
+
+    try:
+        config = NearConfig(threshold=arguments.threshold, shingle_words=arguments.shingle_words)
+        rows = [line for line in arguments.input.read_bytes().splitlines() if line.strip()]
+        texts = [row_text(row) for row in rows]
+        tasks = [text for path in arguments.against for text in task_texts(path.read_bytes())]
+        leaks = LeakIndex(tasks, shingle_words=arguments.shingle_words, threshold=arguments.leak_threshold).leaks(texts)
+        duplicates = Deduplicator(config, near=not arguments.exact_only).find(texts)
+        kept = [row for index, row in enumerate(rows) if index not in duplicates and not leaks[index]]
+        write_lines(arguments.output, (row + b"\n" for row in kept))
+    except (ValueError, msgspec.DecodeError) as error:
+        print(f"sluice trace dedup: {error}", file=sys.stderr)
+        return EXIT_UNJUDGED
+    except OSError as error:
+        print(f"sluice trace dedup: {error.filename or arguments.output}: {error.strerror}", file=sys.stderr)
+        return EXIT_UNJUDGED
+    kinds = Counter(kind for index, (kind, _) in duplicates.items() if not leaks[index])
+    summary = {"rows": len(rows), "kept": len(kept), "leaks": sum(leaks)}
+    summary |= {kind.value: kinds[kind] for kind in DuplicateKind}
+    print(json.dumps(summary, indent=2) if arguments.json else "   ".join(f"{k} {v}" for k, v in summary.items()))
+    return EXIT_OK if kept else EXIT_UNJUDGED
 
 
 def _mixture_config(path: Path) -> "tuple[MixtureConfig, list[Path]]":
