@@ -125,6 +125,17 @@ class Cluster:
             query={"fieldManager": FIELD_MANAGER, "force": "true"},
         )
 
+    async def take_over(self, raw: Mapping[str, Any], manifest: Mapping[str, Any]) -> Raw:
+        """Give the object that was read a new owner and new data; ConflictError when it has moved on since."""
+        metadata = manifest["metadata"]
+        parts = {
+            "/metadata/labels": metadata["labels"],
+            "/metadata/ownerReferences": metadata["ownerReferences"],
+            "/data": manifest["data"],
+        }
+        changes = [{"op": "add", "path": path, "value": value} for path, value in parts.items()]
+        return await self._patch(raw, [*version_test(raw), *changes])
+
     async def update(self, manifest: Mapping[str, Any]) -> Raw:
         """Replace a whole object at the `resourceVersion` that it carries; ConflictError when it has moved on."""
         metadata = manifest["metadata"]

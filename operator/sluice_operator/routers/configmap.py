@@ -8,12 +8,17 @@ from sluice_api.v1alpha1 import ShadowRollout
 from sluice_operator.cluster import Cluster
 from sluice_operator.decisions.base import RouterProblem, RouteView, SetRoute
 from sluice_operator.manifests.configmap import ROUTER_KEY, router_config_map
-from sluice_operator.manifests.naming import router_name
+from sluice_operator.manifests.naming import LABEL_MANAGED_BY, LABEL_OWNER_KIND, MANAGER, router_name
 from sluice_operator.resources import CONFIG_MAP, owner_uids
 
 
 class ConfigMapRouter:
-    """Weights in a ConfigMap that the agent's ShadowRouter follows."""
+    """Weights in a ConfigMap that the agent's ShadowRouter follows.
+
+    An agent follows one ConfigMap, and its rollouts come one after the other under names of their own: one that has
+    not ended may take over a ConfigMap that another rollout left with nothing on its candidate. The patch is bound to
+    the version that was read, so a rollout that starts in between keeps it.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         """Talk to `cluster`."""
@@ -26,6 +31,8 @@ class ConfigMapRouter:
         if raw is None:
             return RouteView(exists=False)
         if rollout.uid not in owner_uids(raw):
+            if not rollout.status.outcome and is_idle(raw):
+                return RouteView(exists=False)
             return RouteView(
                 exists=True,
                 problem=RouterProblem.CONFLICT,
@@ -35,7 +42,24 @@ class ConfigMapRouter:
 
     async def write(self, rollout: ShadowRollout, route: SetRoute) -> None:
         """Write both weights."""
-        await self._cluster.apply(router_config_map(rollout, route), owner=rollout.uid)
+        manifest = router_config_map(rollout, route)
+        raw = await self._cluster.get(CONFIG_MAP, rollout.namespace, manifest["metadata"]["name"])
+        if raw is not None and rollout.uid not in owner_uids(raw) and is_idle(raw):
+            await self._cluster.take_over(raw, manifest)
+        else:
+            await self._cluster.apply(manifest, owner=rollout.uid)
+
+
+def is_idle(raw: Mapping[str, Any]) -> bool:
+    """Tell whether the ConfigMap is a rollout's of ours and gives its candidate nothing."""
+    labels = (raw.get("metadata") or {}).get("labels") or {}
+    if labels.get(LABEL_MANAGED_BY) != MANAGER or labels.get(LABEL_OWNER_KIND) != ShadowRollout.crd.kind:
+        return False
+    try:
+        weight = json.loads((raw.get("data") or {})[ROUTER_KEY])["candidate_pct"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return isinstance(weight, int | float) and not isinstance(weight, bool) and weight == 0
 
 
 def view_of(name: str, document: str | None, uid: str) -> RouteView:
