@@ -87,7 +87,9 @@ class Arms:
             except (ArtifactError, SluiceRuntimeError, ValueError) as error:
                 _log.error("the candidate %s cannot be served: %s", placement.model.digest, error)
                 variant = rollout = ""
-        stable = assignment.stable or await asyncio.to_thread(self._resolver.resolve)
+        stable = assignment.stable
+        if stable is None:
+            stable = await asyncio.to_thread(self._resolver.resolve)
         return await self._serving(stable, variant, rollout)
 
     async def _serving(self, served: ServedModel, variant: str, rollout: str) -> Serving:

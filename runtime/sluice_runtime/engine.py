@@ -119,6 +119,8 @@ class TextEngine:
 
         with warnings.catch_warnings():
             # peft warns about keys it misses and goes on with random weights: that must end the load.
+            # peft still asks transformers for a property under its old name.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
             warnings.filterwarnings("error", message=".*missing adapter keys.*", category=UserWarning)
             try:
                 if isinstance(self._model, PeftModel):
