@@ -45,9 +45,9 @@ async def client(base, tmp_path):
         yield client
 
 
-async def ask(client, seed, model=BASE, **extra):
+async def ask(client, task, model=BASE, **extra):
     response = await client.post(
-        "/v1/chat/completions", json={"model": model, "messages": messages(seed), "max_tokens": 12, **extra}
+        "/v1/chat/completions", json={"model": model, "messages": messages(task), "max_tokens": 12, **extra}
     )
     body = await response.json()
     assert response.status == 200, body
