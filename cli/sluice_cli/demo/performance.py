@@ -1,10 +1,12 @@
 """One performance of the demo: everything up, the story, the closing table, everything down again."""
 
+import fcntl
 import shutil
 import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from rich.panel import Panel
 
@@ -19,7 +21,7 @@ from sluice_cli.local.layout import NAMESPACE, CheckoutNotFound, Layout
 from sluice_cli.local.stack import Stack, StackError, down
 from sluice_devcluster.errors import DevClusterError
 from sluice_devcluster.ports import free_port
-from sluice_devcluster.providers import ProviderName, make_provider
+from sluice_devcluster.providers import ProviderName, clusters_home, make_provider
 from sluice_devcluster.reporting import Reporter, default_reporter
 
 EXPECTED = (StoryError, StackError, InstallError, ExampleError, ArtifactError, DevClusterError, CheckoutNotFound)
@@ -32,9 +34,12 @@ def perform(name: str, *, keep: bool, plain: bool) -> int:
     Everything is taken down at the end, on failure and on Ctrl-C as well, unless `keep` was asked for and all went
     well.
     """
-    # SIGTERM unwinds like Ctrl-C, so that what was started is stopped.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     reporter = default_reporter()
+    try:
+        lock = _only_one(name)
+    except BlockingIOError:
+        print(f"sluice demo: a demo named {name} is running; give --name for another one", file=sys.stderr)
+        return 2
     root = Path(tempfile.mkdtemp(prefix="sluice-demo-"))
     layout = Layout(name=name, root=root, agent_port=free_port([]))
     kept = False
@@ -51,10 +56,26 @@ def perform(name: str, *, keep: bool, plain: bool) -> int:
     finally:
         if not kept:
             _clear(layout, reporter)
+        lock.close()
+
+
+def _only_one(name: str) -> IO[str]:
+    """Hold the name for this process. Raises BlockingIOError when another demo has it."""
+    folder = clusters_home().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / f"demo-{name}.lock").open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise
+    return lock
 
 
 def _play(layout: Layout, reporter: Reporter, screen: Screen, *, keep: bool) -> bool:
     """Bring everything up and tell the story; True when it is to stay."""
+    _clear(layout, reporter)
+    layout.root.mkdir(exist_ok=True)
     cluster = make_provider(ProviderName.EMBEDDED, kubeconfig=None, reporter=reporter).up(layout.name)
     stack = Stack(cluster=cluster, layout=layout, reporter=reporter)
     stack.up()
@@ -84,8 +105,13 @@ def _look_around(stack: Stack) -> Panel:
 
 
 def _clear(layout: Layout, reporter: Reporter) -> None:
-    """Take everything down."""
+    """Take everything down, what an earlier performance of the same name left included."""
+    # A second Ctrl-C would leave half of it running; this takes seconds.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with reporter.stage("clean up"):
         down(layout)
         make_provider(ProviderName.EMBEDDED, kubeconfig=None, reporter=reporter).down(layout.name)
         shutil.rmtree(layout.root, ignore_errors=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)

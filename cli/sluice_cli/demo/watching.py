@@ -56,9 +56,7 @@ class Watcher:
         before, transitions = self.snapshot.objects, []
         after: dict[tuple[str, str], Mapping[str, Any]] = {}
         for kind in KINDS:
-            listing = self._api.list_namespaced_custom_object(
-                GROUP, VERSION, self._namespace, kind.crd.plural, _request_timeout=10
-            )
+            listing = self._list(kind.crd.plural)
             for item in listing["items"]:
                 key = (kind.crd.kind, item["metadata"]["name"])
                 after[key] = item
@@ -68,6 +66,19 @@ class Watcher:
         self.snapshot.objects = after
         self._keep_losses()
         return transitions
+
+    def _list(self, plural: str) -> Mapping[str, Any]:
+        """Read one kind. Raises StoryError when the API server does not answer."""
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            listing: Mapping[str, Any] = self._api.list_namespaced_custom_object(
+                GROUP, VERSION, self._namespace, plural, _request_timeout=10
+            )
+        except (ApiException, HTTPError) as error:
+            raise StoryError(f"the API server does not answer: {type(error).__name__}") from error
+        return listing
 
     def _keep_losses(self) -> None:
         """Remember the losses of running FineTuneRuns."""

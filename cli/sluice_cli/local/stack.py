@@ -86,7 +86,13 @@ class Stack:
         with self.reporter.stage("start Ray"):
             ray = self._start_ray()
         with self.reporter.stage("install CRDs, roles and the compute profile"):
-            profile = {"backend": "ray", "address": ray["address"], "entrypoint": self._entrypoint(), "maxWorkers": 2}
+            profile = {
+                "backend": "ray",
+                "address": ray["address"],
+                "entrypoint": self._entrypoint(),
+                "maxWorkers": 2,
+                "env": {"SLUICE_TRAIN_CPUS_PER_WORKER": "2"},
+            }
             install(self.kubectl, self.environment, {"cpu": profile})
         with self.reporter.stage("start the operator"):
             self._start_operator(ray["token"])
