@@ -1,0 +1,57 @@
+"""What the harness costs a sample when the model answers at once."""
+
+import asyncio
+import time
+
+from aiohttp import web
+
+from sluice_api.contracts.evaluation import EvalTask, Outcome
+from sluice_evaluator.protocols import FunctionRunner, PredictRunner, TaskRunner, http_client
+from sluice_evaluator.runner import Arm, RunConfig, evaluate
+
+
+async def _answer(task: EvalTask) -> Outcome:
+    return Outcome(success=True, output=task.task_text)
+
+
+async def _timed(runner: TaskRunner, samples: int, concurrency: int) -> float:
+    tasks = [EvalTask(task_id=f"t{i}", task_text="x") for i in range(samples)]
+    started = time.perf_counter()
+    report = (await evaluate([Arm(name="stub", runner=runner)], tasks, RunConfig(concurrency=concurrency)))[0]
+    elapsed = time.perf_counter() - started
+    if report.pass_count != samples:
+        raise RuntimeError(f"{samples - report.pass_count} of {samples} stub samples did not pass")
+    return elapsed / samples
+
+
+async def in_process(samples: int, concurrency: int) -> float:
+    """Seconds a sample with a function for a model."""
+    return await _timed(FunctionRunner(_answer), samples, concurrency)
+
+
+async def over_http(samples: int, concurrency: int) -> float:
+    """Seconds a sample over loopback, client and stub server in one process, so an upper bound."""
+
+    async def predict(request: web.Request) -> web.Response:
+        await request.read()
+        return web.json_response({"success": True})
+
+    app = web.Application()
+    app.router.add_post("/v1/predict", predict)
+    server = web.AppRunner(app, access_log=None)
+    await server.setup()
+    try:
+        await web.TCPSite(server, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{server.addresses[0][1]}"
+        async with http_client(concurrency=concurrency, timeout_s=60) as client:
+            return await _timed(PredictRunner(client, url), samples, concurrency)
+    finally:
+        await server.cleanup()
+
+
+def measure(samples: int, concurrency: int, rounds: int) -> dict[str, float]:
+    """Best of some rounds, seconds a sample: the least disturbed one."""
+    return {
+        "in process": min(asyncio.run(in_process(samples, concurrency)) for _ in range(rounds)),
+        "loopback HTTP": min(asyncio.run(over_http(samples // 4, concurrency)) for _ in range(rounds)),
+    }
