@@ -455,6 +455,16 @@ def test_a_foreign_edit_is_set_right_with_an_event(world):
     assert "was gone" in world.events[-1].message
 
 
+def test_an_unreadable_route_is_taken_to_zero_too(world):
+    world.look()
+    world.routes[world.uid] = RouteView(exists=True, problem=RouterProblem.FOREIGN_EDIT, message="not what was written")
+    world.annotate(ROLLOUT, NAME, abort="x")
+    decision = world.decision(ROLLOUT, NAME)
+    assert isinstance(decision.actions[0], SetRoute) and decision.actions[0].weight == 0
+    assert decision.status["weight"]["actual"] == 5
+    assert phase(world) == ("RolledBack", "Aborted")
+
+
 def test_a_taken_route_name_stalls(world):
     world.routes[world.uid] = RouteView(exists=True, problem=RouterProblem.CONFLICT, message="owned by somebody")
     assert phase(world) == ("Stalled", "RouteConflict")

@@ -68,7 +68,7 @@ def decide(obj: ShadowRollout, observed: Observed, now: Now) -> Decision:
 def _with_actual(facts: Rollout, status: ShadowRolloutStatus) -> ShadowRolloutStatus:
     """Return the status with the weight that the router was last seen to have."""
     route = facts.observed.route
-    if route is None or (route.problem in (RouterProblem.UNREACHABLE, RouterProblem.CONFLICT)):
+    if route is None or route.problem not in (RouterProblem.NONE, RouterProblem.NOT_ACCEPTED):
         return status
     actual = route.weight if route.exists else 0
     return status.model_copy(update={"weight": Weight(desired=status.weight.desired, actual=actual)})

@@ -10,14 +10,14 @@ from sluice_operator.decisions.shadowrollout_view import Rollout, reset, route_o
 
 
 def to_zero(facts: Rollout, status: ShadowRolloutStatus) -> tuple[Action, ...]:
-    """Return the action that takes the candidate out, where the route gives it traffic or cannot be read.
+    """Return the action that takes the candidate out, where the route gives it traffic or cannot be trusted.
 
     A route whose name somebody else holds is left alone.
     """
     route, back = facts.observed.route, route_of(facts, status, 0)
     if route is None or back is None or route.problem is RouterProblem.CONFLICT:
         return ()
-    unknown = route.problem is RouterProblem.UNREACHABLE
+    unknown = route.problem in (RouterProblem.UNREACHABLE, RouterProblem.FOREIGN_EDIT)
     return (back,) if unknown or (route.exists and route.weight > 0) else ()
 
 

@@ -1,0 +1,191 @@
+"""Lifecycles of an EvalRun: targets, pins, results that must not be believed."""
+
+import pytest
+
+from decisionworld import DecisionWorld, channel, digest
+from sluice_api.contracts.base import ArtifactRef
+from sluice_api.contracts.jobs import EvalComparison, EvalOutput, EvalSummary, FailureClass
+from sluice_operator.decisions.base import Backend, JobState, Profile
+
+KIND, NAME = "EvalRun", "agent-e1"
+CANDIDATE, STABLE, SUITE = digest("ca"), digest("5"), digest("5a1")
+URI, ROOT = "s3://suites/checkout.json", "s3://sluice/agent/"
+SPEC = {
+    "candidate": {"fineTuneRunRef": {"name": "a1"}},
+    "baseline": {"channel": "stable"},
+    "channels": ROOT,
+    "suite": {"uri": URI},
+    "output": ROOT,
+}
+
+
+@pytest.fixture
+def world() -> DecisionWorld:
+    world = DecisionWorld()
+    world.suites[URI] = SUITE
+    world.channels[ROOT, "stable"] = channel("stable", STABLE)
+    spec = {"datasetRef": {"name": "d"}, "baseModel": {"uri": "file:///models/base"}, "output": ROOT}
+    world.create("FineTuneRun", "a1", spec)
+    adapter = {"uri": f"{ROOT}adapters/x/", "digest": CANDIDATE, "rank": 8, "finalLoss": 0.3}
+    world.set_status("FineTuneRun", "a1", phase="Succeeded", adapter=adapter, inputs={"baseModel": digest("b")})
+    world.create(KIND, NAME, SPEC)
+    return world
+
+
+def output(candidate: str = CANDIDATE, *, comparison: bool = True) -> EvalOutput:
+    ref = ArtifactRef(uri=f"{ROOT}reports/r.json", digest=digest("4e"))
+    summary = EvalSummary(tasks=164, passed=101, failed=60, errored=3, pass_rate=0.627, interval=(0.55, 0.7))
+    compared = EvalComparison(
+        common=160, wins=21, losses=4, win_rate=0.84, p_value=0.0009, minimum_detectable_effect=0.07, verdict="Better"
+    )
+    return EvalOutput(
+        report=ref,
+        baseline_report=ref,
+        compare_report=ref if comparison else None,
+        summary=summary,
+        baseline_summary=summary,
+        comparison=compared if comparison else None,
+        candidate_digest=candidate,
+    )
+
+
+def submitted(world: DecisionWorld) -> str:
+    world.settle(KIND, NAME)
+    job = world.newest_job(KIND, NAME)
+    world.job(job, JobState.RUNNING)
+    world.settle(KIND, NAME)
+    return job
+
+
+def test_the_whole_way(world):
+    job = submitted(world)
+    asked = world.inputs[job]
+    assert (asked.candidate.digest, asked.candidate.adapter.uri) == (CANDIDATE, f"{ROOT}adapters/x/")
+    assert asked.candidate.base_model.digest == digest("b")
+    assert (asked.baseline.digest, asked.baseline.adapter) == (STABLE, None)
+    assert (asked.suite_uri, asked.task_timeout_s, asked.concurrency) == (URI, 600.0, 16)
+    inputs = {"candidate": CANDIDATE, "baseline": STABLE, "suite": SUITE}
+    assert world.status(KIND, NAME)["inputs"] == inputs
+    world.succeed(job, output())
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert (status["phase"], status["comparison"]["verdict"]) == ("Succeeded", "Better")
+    assert status["message"] == (
+        "101 of 161 judged tasks passed (62.7%), 3 errored; Better than the baseline: "
+        "21 wins, 4 losses over 160 common tasks, p 0.0009"
+    )
+    world.pass_time(days=3)
+    assert not world.decision(KIND, NAME).actions
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason", "words"),
+    [
+        ({"candidate": {"fineTuneRunRef": {"name": "no"}}}, "ReferenceNotFound", "FineTuneRun/no does not exist"),
+        ({"candidate": {}}, "InvalidSpec", "spec.candidate: give exactly one"),
+        ({"candidate": {"channel": "stable", "endpoint": {"url": "http://x"}}}, "InvalidSpec", "not 2"),
+        ({"channels": None}, "InvalidSpec", "spec.channels is needed"),
+        ({"candidate": {"channel": "beta"}}, "InvalidSpec", "two channels"),
+        ({"baseline": {"channel": "beta"}}, "ChannelNotFound", "'beta'"),
+        ({"suite": {"uri": "s3://no/x.json"}}, "SuiteUnreadable", "no such suite"),
+        ({"profile": "moon"}, "ProfileNotFound", "moon"),
+        ({"deadline": "99999999d"}, "InvalidSpec", "spec.deadline"),
+        ({"limits": {"taskTimeout": "99999999d"}}, "InvalidSpec", "spec.limits.taskTimeout"),
+    ],
+)
+def test_a_bad_spec_stalls_and_recovers(world, edit, reason, words):
+    world.edit(KIND, NAME, **edit)
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert status["reason"] == reason
+    assert words in status["message"]
+    assert "suite" not in status["inputs"]
+    world.edit(KIND, NAME, **{name: SPEC.get(name) for name in edit})
+    world.settle(KIND, NAME)
+    assert len(world.submissions) == 1
+
+
+def test_waits_for_its_candidate(world):
+    world.set_status("FineTuneRun", "a1", adapter=None, phase="Running", message="step 5 of 10")
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["reason"] == "CandidateNotReady"
+    assert "step 5 of 10" in world.status(KIND, NAME)["message"]
+    world.set_status("FineTuneRun", "a1", phase="Failed", reason="OutOfMemory")
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["reason"] == "CandidateFailed"
+
+
+def test_an_endpoint_and_an_agent_with_tokens(world):
+    token = {"name": "agent-token", "key": "TOKEN"}
+    world.edit(
+        KIND,
+        NAME,
+        candidate={"endpoint": {"url": "http://candidate", "tokenSecretRef": token, "digest": CANDIDATE}},
+        agent={"url": "http://agent", "tokenSecretRef": token},
+    )
+    world.profiles["cpu"] = Profile(name="cpu", backend=Backend.JOB, image="x", env_from=("other",))
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["reason"] == "SecretNotMounted"
+    assert "it mounts other" in world.status(KIND, NAME)["message"]
+    world.profiles["cpu"] = Profile(name="cpu", backend=Backend.JOB, image="x", env_from=("agent-token",))
+    job = submitted(world)
+    asked = world.inputs[job]
+    assert (asked.candidate.endpoint_url, asked.candidate.token_env) == ("http://candidate", "TOKEN")
+    assert (asked.agent_url, asked.agent_token_env) == ("http://agent", "TOKEN")
+
+
+@pytest.mark.parametrize("candidate", [STABLE, ""])
+def test_a_report_about_other_weights_is_refused(world, candidate):
+    world.succeed(submitted(world), output(candidate))
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert (status["phase"], status["reason"]) == ("Failed", "ResultMismatch")
+    assert "report" not in status
+
+
+def test_a_result_without_the_comparison_is_refused(world):
+    world.succeed(submitted(world), output(comparison=False))
+    world.settle(KIND, NAME)
+    assert "no comparison" in world.status(KIND, NAME)["message"]
+
+
+def test_a_suite_that_changes_is_never_scored(world):
+    job = submitted(world)
+    world.suites[URI] = digest("51")
+    world.succeed(job, output())
+    world.settle(KIND, NAME)
+    assert "the suite changed" in world.status(KIND, NAME)["message"]
+    assert "report" not in world.status(KIND, NAME)
+
+
+def test_a_retry_refuses_a_baseline_that_moved(world):
+    world.fail(submitted(world), FailureClass.INFRASTRUCTURE, "3 of 10 tasks: connection refused by http://agent")
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["phase"] == "Retrying"
+    world.channels[ROOT, "stable"] = channel("stable", digest("6"))
+    world.pass_time(minutes=1)
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["reason"] == "CandidateMismatch"
+    world.channels[ROOT, "stable"] = channel("stable", STABLE)
+    world.succeed(submitted(world), output())
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["phase"] == "Succeeded"
+
+
+def test_inputs_that_move_before_the_submission_end_the_attempt_unsubmitted(world):
+    world.step(KIND, NAME)
+    world.step(KIND, NAME)
+    world.channels[ROOT, "stable"] = channel("stable", digest("6"))
+    world.settle(KIND, NAME)
+    assert not world.submissions
+    assert world.status(KIND, NAME)["reason"] == "CandidateMismatch"
+
+
+def test_the_deadline_is_final(world):
+    submitted(world)
+    world.pass_time(hours=2, seconds=1)
+    world.settle(KIND, NAME)
+    world.pass_time(seconds=30)
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert (status["phase"], status["reason"]) == ("Failed", "DeadlineExceeded")
