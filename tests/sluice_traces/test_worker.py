@@ -16,7 +16,7 @@ from sluice_api.contracts.jobs import FailureClass, LabelOutput, Result
 from sluice_artifacts import NotFoundError, ObjectInfo, fetch
 from sluice_artifacts.files import FileStore
 from sluice_artifacts.reporting import Reporter, WorkerError, run_worker
-from sluice_traces import worker
+from sluice_traces import build as build_module
 from sluice_traces.worker import run
 from trace_factory import label_job, many, step, trace, write_trace
 
@@ -91,8 +91,12 @@ def test_the_digest_depends_on_the_input_alone(source, tmp_path, monkeypatch):
 
 def test_files_in_any_number_of_threads_give_the_same_digest(source, tmp_path, monkeypatch):
     first = build(source, tmp_path / "a")
-    read_files = worker.read_files
-    monkeypatch.setattr(worker, "read_files", lambda store, files, threads: read_files(store, files, threads=7))
+    read_files = build_module.read_files
+
+    def threaded(store, files, *, threads, known):
+        return read_files(store, files, threads=7, known=known)
+
+    monkeypatch.setattr(build_module, "read_files", threaded)
     assert build(source, tmp_path / "b").dataset.digest == first.dataset.digest
 
 
@@ -297,7 +301,7 @@ def test_no_rows_says_how_many_steps_were_left_out_and_what_to_change(tmp_path, 
     assert error.failure_class is FailureClass.DATA
     assert "1 traces gave 1 steps" in error.message
     assert hint in error.message
-    assert not (tmp_path / "datasets").exists()
+    assert list(tmp_path.rglob("manifest.json")) == []
 
 
 def test_no_selected_trace_says_so(source, tmp_path):

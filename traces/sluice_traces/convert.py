@@ -4,7 +4,7 @@ Positive (and, on request, neutral) steps become supervised rows. A negative ste
 `rejected` row (here) or the rejected side of a real pair (`sluice_traces.preference`).
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -119,7 +119,7 @@ class Screens:
 
     folder: str = ""
     """Their folder, relative to the screenshots root."""
-    steps: Container[int] = ()
+    steps: Collection[int] = ()
     """Steps that have one."""
 
     def image(self, step: int) -> str | None:

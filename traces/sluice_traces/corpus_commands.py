@@ -1,4 +1,4 @@
-"""`sluice trace critic|mix|dedup`: commands on rows rather than on traces."""
+"""`sluice trace critic|mix|dedup|forget`: commands on rows and datasets rather than on traces."""
 
 import argparse
 import json
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 EXIT_OK = 0
 """Done."""
+EXIT_FAILED = 1
+"""Done, and something is left to do."""
 EXIT_UNJUDGED = 2
 """Bad usage, bad input, or nothing was kept."""
 
@@ -58,6 +60,18 @@ def _add_dedup(commands: Any) -> None:
     parser.add_argument("--leak-threshold", type=float, default=0.8, help="share of a task in a row that makes a leak")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(handler=run_dedup)
+    _add_forget(commands)
+
+
+def _add_forget(commands: Any) -> None:
+    parser = commands.add_parser("forget", help="remove a run or a tenant from datasets for good; name affected models")
+    parser.add_argument("--tenant", help="tenant of the run, or whose runs are all forgotten; '' for shared runs")
+    parser.add_argument("--run", help="the run; without it all runs of the tenant are forgotten")
+    parser.add_argument("--dataset", action="append", required=True, help="prefix of a dataset's versions (repeatable)")
+    parser.add_argument("--models", action="append", default=[], help="prefix below which adapters lie (repeatable)")
+    parser.add_argument("--purge", action="store_true", help="delete the versions that held its rows")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(handler=run_forget)
 
 
 def run_critic(arguments: argparse.Namespace) -> int:
@@ -162,6 +176,44 @@ def run_dedup(arguments: argparse.Namespace) -> int:
     summary |= {kind.value: kinds[kind] for kind in DuplicateKind}
     print(json.dumps(summary, indent=2) if arguments.json else "   ".join(f"{k} {v}" for k, v in summary.items()))
     return EXIT_OK if kept else EXIT_UNJUDGED
+
+
+def run_forget(arguments: argparse.Namespace) -> int:
+    """Forget a run or a tenant. 0: done; 1: a dataset would have no rows left; 2: bad usage, or the storage failed."""
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+
+    from sluice_artifacts import ArtifactError
+    from sluice_traces.forget import forget
+    from sluice_traces.tombstones import Forgotten
+
+    if arguments.tenant is None:
+        print("sluice trace forget: --tenant is needed: run ids are only unique within a tenant", file=sys.stderr)
+        return EXIT_UNJUDGED
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    asked = Forgotten(tenant_id=arguments.tenant, run_id=arguments.run, at=at)
+    reports = {}
+    try:
+        for uri in arguments.dataset:
+            reports[uri] = forget(uri, [asked], arguments.models, purge=arguments.purge)
+    except (ArtifactError, ValueError) as error:
+        print(f"sluice trace forget: {error}; the same command goes on from here", file=sys.stderr)
+        return EXIT_UNJUDGED
+    if arguments.json:
+        print(json.dumps({uri: asdict(report) for uri, report in reports.items()}, indent=2))
+    else:
+        for uri, report in reports.items():
+            print(f"{uri}: {len(report.affected)} versions held it, {report.removed_rows} rows removed")
+            for old, new in report.rebuilt.items():
+                print(f"  {old} is now {new}")
+            for digest in report.emptied:
+                print(f"  {digest} would have no rows left: build a new version from other traces")
+            for digest in report.purged:
+                print(f"  {digest} deleted")
+            for model in report.models:
+                how = "continues a model trained on it" if model.inherited else "was trained on it"
+                print(f"  {model.uri} {how}: train it again")
+    return EXIT_FAILED if any(report.emptied for report in reports.values()) else EXIT_OK
 
 
 def _mixture_config(path: Path) -> "tuple[MixtureConfig, list[Path]]":

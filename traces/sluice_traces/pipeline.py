@@ -39,6 +39,8 @@ class SkipReason(StrEnum):
     """Newer ones are asked for and it does not say when it started."""
     NOT_REVIEWED = "not_reviewed"
     """Reviewed ones are asked for and nobody has approved it."""
+    FORGOTTEN = "forgotten"
+    """Its run or tenant was asked to be forgotten."""
     PRIVATE_IDENTITY = "private_identity"
     """Its run or tenant id holds private text, which its rows would carry."""
 

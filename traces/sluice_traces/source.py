@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from sluice_artifacts import ArtifactError, ForbiddenError, NotFoundError, Store
+from sluice_artifacts import ArtifactError, ForbiddenError, NotFoundError, ObjectInfo, Store
 from sluice_traces.convert import NO_SCREENS, Screens
 from sluice_traces.reader import (
     MAX_FILE_BYTES,
@@ -34,7 +34,9 @@ READ_AHEAD_FILES = 128
 """Files in flight at most."""
 _SCREEN = re.compile(r"(.+" + re.escape(SCREENS_SUFFIX) + r")/(\d{4,9})\.png")
 _SCHEMA = """
-CREATE TABLE file (path TEXT PRIMARY KEY, uri TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE file (
+    path TEXT PRIMARY KEY, uri TEXT NOT NULL, size INTEGER NOT NULL, fingerprint TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE screens (folder TEXT PRIMARY KEY, steps BLOB NOT NULL) WITHOUT ROWID;
 """
 _BATCH = 1024
@@ -49,6 +51,8 @@ class SourceFile(NamedTuple):
     """Where to read it."""
     size: int
     """Bytes."""
+    fingerprint: str = ""
+    """Changes whenever the file does; empty when the listing cannot tell."""
 
 
 class Inventory:
@@ -88,14 +92,14 @@ class Inventory:
         """
         base = prefix.rstrip("/") + "/"
         for count, found in enumerate(store.list(base), start=1):
-            self._note(found.uri.removeprefix(base), found.uri, found.size)
+            self._note(found.uri.removeprefix(base), found)
             if count % _BATCH == 0:
                 seen(count)
         self._keep_screens()
 
     def files(self) -> Iterator[SourceFile]:
         """The trace files, in the order of their paths."""
-        cursor = self._index.execute("SELECT path, uri, size FROM file ORDER BY path")
+        cursor = self._index.execute("SELECT path, uri, size, fingerprint FROM file ORDER BY path")
         while batch := cursor.fetchmany(_BATCH):
             yield from map(SourceFile._make, batch)
 
@@ -109,9 +113,11 @@ class Inventory:
         found = self._index.execute("SELECT steps FROM screens WHERE folder = ?", (folder,)).fetchone()
         return Screens(folder, frozenset(array("L", found[0]))) if found else NO_SCREENS
 
-    def _note(self, path: str, uri: str, size: int) -> None:
+    def _note(self, path: str, found: ObjectInfo) -> None:
+        uri, size = found.uri, found.size
         if is_trace_name(path):
-            self._index.execute("INSERT OR REPLACE INTO file VALUES (?,?,?)", (path, uri, size))
+            fingerprint = f"{size}:{found.etag}:{found.modified.isoformat()}"
+            self._index.execute("INSERT OR REPLACE INTO file VALUES (?,?,?,?)", (path, uri, size, fingerprint))
         elif screen := _SCREEN.fullmatch(path):
             # An empty picture is none.
             if size > 0:
@@ -136,8 +142,13 @@ class Inventory:
 
 
 def read_files(
-    store: Store, files: Iterator[SourceFile], *, threads: int, limit: int = MAX_FILE_BYTES
-) -> Iterator[tuple[SourceFile, bytes | BadFileError]]:
+    store: Store,
+    files: Iterator[SourceFile],
+    *,
+    threads: int,
+    limit: int = MAX_FILE_BYTES,
+    known: Callable[[SourceFile], bool] = lambda file: False,
+) -> Iterator[tuple[SourceFile, bytes | BadFileError | None]]:
     """Read files in order, ahead of their use.
 
     Args:
@@ -145,31 +156,35 @@ def read_files(
         files: which.
         threads: files read at a time; 1 reads without threads, which is fastest on a local disk.
         limit: larger files are not read.
+        known: which files need not be read.
 
     Yields:
-        Each file with its bytes, or with what is wrong with it.
+        Each file with its bytes, or with what is wrong with it, or with None where it is known.
 
     Raises:
         ArtifactError: the storage as a whole fails.
     """
     if threads <= 1:
         for file in files:
-            yield file, _read(store, file, limit)
+            yield file, None if known(file) else _read(store, file, limit)
         return
-    waiting: deque[tuple[SourceFile, Future[bytes | BadFileError]]] = deque()
+    waiting: deque[tuple[SourceFile, Future[bytes | BadFileError] | None]] = deque()
     in_flight = 0
     pool = ThreadPoolExecutor(threads, thread_name_prefix="sluice-read")
     try:
         for file in files:
-            waiting.append((file, pool.submit(_read, store, file, limit)))
-            in_flight += file.size
+            if known(file):
+                waiting.append((file, None))
+            else:
+                waiting.append((file, pool.submit(_read, store, file, limit)))
+                in_flight += file.size
             while waiting and (in_flight > READ_AHEAD_BYTES or len(waiting) > READ_AHEAD_FILES):
                 first, answer = waiting.popleft()
-                yield first, answer.result()
-                in_flight -= first.size
+                yield first, None if answer is None else answer.result()
+                in_flight -= 0 if answer is None else first.size
         while waiting:
             first, answer = waiting.popleft()
-            yield first, answer.result()
+            yield first, None if answer is None else answer.result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,59 +1,25 @@
 """The label worker: a prefix of traces to a published dataset version."""
 
 import tempfile
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob, LabelOutput
 from sluice_api.contracts.trace import Label
-from sluice_artifacts import Store, open_store
+from sluice_artifacts import open_store
 from sluice_artifacts.reporting import Reporter, WorkerError
+from sluice_traces.build import Build, Builder
+from sluice_traces.cache import OutcomeCache
 from sluice_traces.convert import ConvertConfig, DropReason, Tally
 from sluice_traces.dataset import BuildCounts, ParentVersion, Version, publish_version
-from sluice_traces.pipeline import RunRows, SkipReason, TraceFilter, TracePipeline
+from sluice_traces.pipeline import SkipReason, TraceFilter, TracePipeline
 from sluice_traces.privacy import DetectorName, PrivacyConfig, Redactor
-from sluice_traces.reader import BadFile, BadFileError, BadReason
-from sluice_traces.source import Inventory, SourceFile, read_files
+from sluice_traces.source import Inventory
 from sluice_traces.split import SplitConfig, SplitError, assign
 from sluice_traces.spool import Part, Spool
+from sluice_traces.tombstones import Tombstones, read_tombstones
 
 BAD_EXAMPLES = 5
 """Bad files that the result names."""
-BAD_NAMED = 1000
-"""Bad files that a build remembers; beyond them it only counts."""
-REMOTE_THREADS = 16
-"""Objects read at a time from remote storage."""
-_REPORT_EVERY = 64
-
-
-@dataclass(slots=True)
-class Build:
-    """What a build has seen so far."""
-
-    used: int = 0
-    """Traces used."""
-    rows: int = 0
-    """Rows that they gave."""
-    bad_count: int = 0
-    """Trace files that could not be used."""
-    bad: list[BadFile] = field(default_factory=list)
-    """The first of them."""
-    bad_reasons: Counter[str] = field(default_factory=Counter)
-    """All of them by reason."""
-    skipped: Counter[SkipReason] = field(default_factory=Counter)
-    """Good traces that were not used."""
-    tally: Tally = field(default_factory=Tally)
-    """Steps of the used traces."""
-    redactions: Counter[str] = field(default_factory=Counter)
-    """Private texts found in them, by detector."""
-
-    def refuse(self, path: str, error: BadFileError) -> None:
-        """Count a file that could not be used."""
-        self.bad_count += 1
-        self.bad_reasons[error.reason.value] += 1
-        if len(self.bad) < BAD_NAMED:
-            self.bad.append(BadFile(path, error.reason, error.detail))
 
 
 def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
@@ -70,13 +36,20 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
     with tempfile.TemporaryDirectory(prefix="sluice-label-") as name:
         folder = Path(name)
         with Inventory(folder) as inventory, Spool(folder) as spool:
-            parent = _parent(job, folder, spool)
+            tombstones, _ = read_tombstones(job.dataset_uri)
+            parent = _parent(job, folder, spool, tombstones)
             reporter.progress(stage="listing", inputs={} if parent is None else {"parent": parent.ref.digest})
             inventory.scan(store, job.source_uri, lambda count: reporter.progress(step=count))
             total = inventory.count()
             if total == 0:
                 raise WorkerError(FailureClass.DATA, _nothing_there(job, inventory))
-            build = _label(job, reporter, store, inventory, pipeline, redactor, spool, total)
+            builder = Builder(pipeline, redactor, inventory, spool, tombstones)
+            cache = OutcomeCache(folder, open_store(job.dataset_uri), job)
+            try:
+                build = builder.build(store, cache, total, reporter, remote=not job.source_uri.startswith("file://"))
+                cache.save()
+            finally:
+                cache.close()
             _check_bad(job, build, total)
             _check_rows(job, build, spool)
             reporter.progress(stage="splitting")
@@ -137,54 +110,16 @@ def _configure(job: LabelJob, redactor: Redactor) -> tuple[TracePipeline, SplitC
     return TracePipeline(config, row_format=job.format, trace_filter=trace_filter, redactor=active), split
 
 
-def _parent(job: LabelJob, folder: Path, spool: Spool) -> ParentVersion | None:
+def _parent(job: LabelJob, folder: Path, spool: Spool, tombstones: Tombstones) -> ParentVersion | None:
     if job.parent is None:
         return None
     downloads = folder / "parent"
     downloads.mkdir()
-    parent = ParentVersion(job.dataset_uri, job.parent, downloads)
+    parent = ParentVersion(job.dataset_uri, tombstones.current(job.parent), downloads)
     for line in parent.runs():
-        spool.remember(line.tenant_id, line.run_id, line.part, line.source)
+        if not tombstones.covers(line.tenant_id, line.run_id):
+            spool.remember(line.tenant_id, line.run_id, line.part, line.source)
     return parent
-
-
-def _label(
-    job: LabelJob,
-    reporter: Reporter,
-    store: Store,
-    inventory: Inventory,
-    pipeline: TracePipeline,
-    redactor: Redactor,
-    spool: Spool,
-    total: int,
-) -> Build:
-    """Read, judge and convert every trace; rows go to the spool."""
-    build = Build()
-    reporter.progress(stage="labelling", step=0, of=total)
-    threads = 1 if job.source_uri.startswith("file://") else REMOTE_THREADS
-    for number, (file, content) in enumerate(read_files(store, inventory.files(), threads=threads), start=1):
-        try:
-            if isinstance(content, BadFileError):
-                raise content
-            _keep(build, spool, file, pipeline.process(content, inventory.screens(file.path)))
-        except BadFileError as error:
-            build.refuse(redactor.mask(file.path), BadFileError(error.reason, redactor.mask(error.detail)))
-        if number % _REPORT_EVERY == 0 or number == total:
-            reporter.progress(step=number, of=total, metrics={"rows": build.rows, "bad_files": build.bad_count})
-    return build
-
-
-def _keep(build: Build, spool: Spool, file: SourceFile, found: RunRows | SkipReason) -> None:
-    if isinstance(found, SkipReason):
-        build.skipped[found] += 1
-        return
-    first = spool.add(found.tenant_id, found.run_id, file.path, found.started_us, found.rows)
-    if first is not None:
-        raise BadFileError(BadReason.DUPLICATE_RUN_ID, f"the run is in {first} already")
-    build.used += 1
-    build.rows += len(found.rows)
-    build.tally.merge(found.tally)
-    build.redactions.update(found.redactions)
 
 
 def _check_bad(job: LabelJob, build: Build, total: int) -> None:
@@ -273,4 +208,5 @@ def _output(version: Version, build: Build) -> LabelOutput:
         bad_files=build.bad_count,
         bad_examples=[str(file) for file in build.bad[:BAD_EXAMPLES]],
         redactions=version.manifest.redactions,
+        reused_files=build.reused,
     )

@@ -132,6 +132,8 @@ class TrainJob(JobBase):
     """Adapter to continue from."""
     method: Literal["sft", "dpo"] = "sft"
     """Training method."""
+    dpo_beta: float = 0.1
+    """Strength of the pull towards the reference; only for `dpo`."""
     lora_rank: int = 32
     """LoRA rank."""
     lora_alpha: int = 64
@@ -347,6 +349,8 @@ class LabelOutput(Contract):
     """At most five of them, `path: reason`; never trace text."""
     redactions: dict[str, int] = Field(default_factory=dict)
     """Private texts that were found, by detector; never the texts."""
+    reused_files: int = 0
+    """Trace files that an earlier version had read and that have not changed since."""
 
 
 class TrainOutput(Contract):

@@ -1,0 +1,183 @@
+"""What earlier builds made of each trace file, so that a refresh reads only what is new or changed.
+
+The cache is an SQLite file under the dataset's prefix, one for each set of options. It can only save work: an entry
+counts while the file's fingerprint (size, etag, time of change) and its screenshots are the same, and what it holds is
+what reading the file would give. A cache that is missing, broken or of another version is an empty one.
+"""
+
+import hashlib
+import logging
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from sluice_api.contracts.jobs import LabelJob
+from sluice_api.contracts.trace import LabelReason
+from sluice_artifacts import ArtifactError, Store, canonical_json, join
+from sluice_traces.convert import DropReason, Screens, Tally
+from sluice_traces.dataset import code_version
+from sluice_traces.pipeline import RunRows, SkipReason
+from sluice_traces.reader import BadFileError, BadReason
+from sluice_traces.source import SourceFile
+
+CACHE_FOLDER = "_cache"
+"""Below the dataset's prefix."""
+CACHE_VERSION = 1
+"""Raised whenever the meaning of an entry changes."""
+_OPTIONS = (
+    *("source_uri", "tenants", "variants", "since", "keep", "format", "screen_width", "screen_height"),
+    *("require_screenshot", "require_review", "privacy"),
+)
+_SCHEMA = "CREATE TABLE entry (path BLOB PRIMARY KEY, fingerprint TEXT NOT NULL, outcome BLOB NOT NULL) WITHOUT ROWID"
+_PASSING = frozenset({BadReason.VANISHED, BadReason.UNREADABLE})
+
+_log = logging.getLogger(__name__)
+
+Outcome = RunRows | SkipReason | BadFileError
+"""What a trace file gives."""
+
+
+class _Stored(msgspec.Struct, array_like=True, gc=False):
+    """One outcome, as stored; exactly one of `skip`, `bad` and `rows` is given."""
+
+    skip: str | None = None
+    bad: tuple[str, str] | None = None
+    tenant_id: str = ""
+    run_id: str = ""
+    started_us: int | None = None
+    rows: list[bytes] | None = None
+    reasons: dict[str, int] = {}
+    dropped: dict[str, int] = {}
+    redactions: dict[str, int] = {}
+
+
+_DECODER = msgspec.msgpack.Decoder(_Stored)
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class OutcomeCache:
+    """Outcomes by path and fingerprint."""
+
+    def __init__(self, folder: Path, store: Store, job: LabelJob) -> None:
+        """Fetch the cache of a job's options, or start an empty one.
+
+        Args:
+            folder: where its file may be kept while it is used.
+            store: the dataset's store.
+            job: the job; its options name the cache.
+        """
+        self._store = store
+        self._uri = join(job.dataset_uri, CACHE_FOLDER, f"{_options_key(job)}.sqlite3")
+        self._file = folder / "cache.sqlite3"
+        self._index = self._open()
+        self._changed = False
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._index.close()
+
+    def get(self, file: SourceFile, screens: Screens) -> Outcome | None:
+        """The outcome of a file that is the same as when it was stored; None when it has to be read."""
+        found = self._index.execute(
+            "SELECT outcome FROM entry WHERE path = ? AND fingerprint = ?", (_key(file), _fingerprint(file, screens))
+        ).fetchone()
+        return None if found is None else _restore(_DECODER.decode(found[0]))
+
+    def has(self, file: SourceFile, screens: Screens) -> bool:
+        """Whether the outcome of a file is known."""
+        found = self._index.execute(
+            "SELECT 1 FROM entry WHERE path = ? AND fingerprint = ?", (_key(file), _fingerprint(file, screens))
+        )
+        return found.fetchone() is not None
+
+    def put(self, file: SourceFile, screens: Screens, outcome: Outcome) -> None:
+        """Store the outcome of a file; one that may be another on the next reading is not stored."""
+        if isinstance(outcome, BadFileError) and outcome.reason in _PASSING:
+            return
+        self._index.execute(
+            "INSERT OR REPLACE INTO entry VALUES (?,?,?)",
+            (_key(file), _fingerprint(file, screens), _ENCODER.encode(_store(outcome))),
+        )
+        self._changed = True
+
+    def save(self) -> None:
+        """Write the cache back when it has changed. A storage that refuses is logged: the build does not need it."""
+        if not self._changed:
+            return
+        self._index.execute("COMMIT")
+        self._index.close()
+        try:
+            self._store.upload(self._file, self._uri)
+        except ArtifactError as error:
+            _log.warning("the cache was not written: %s", error)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            if self._store.exists(self._uri):
+                self._store.download(self._uri, self._file)
+                index = _connect(self._file)
+                if index.execute("PRAGMA quick_check").fetchone() == ("ok",):
+                    index.execute("SELECT path, fingerprint, outcome FROM entry LIMIT 1")
+                    index.execute("BEGIN")
+                    return index
+                index.close()
+        except (ArtifactError, sqlite3.Error) as error:
+            _log.warning("the cache cannot be used and is made anew: %s", error)
+        self._file.unlink(missing_ok=True)
+        index = _connect(self._file)
+        index.execute(_SCHEMA)
+        index.execute("BEGIN")
+        return index
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    index = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-8192"):
+        index.execute(f"PRAGMA {pragma}")
+    return index
+
+
+def _options_key(job: LabelJob) -> str:
+    options = job.model_dump(mode="json", include=set(_OPTIONS))
+    known = {"cache_version": CACHE_VERSION, "code_version": code_version(), **options}
+    return hashlib.sha256(canonical_json(known)).hexdigest()
+
+
+def _key(file: SourceFile) -> bytes:
+    """Paths name tenants and runs, so only their hashes are kept."""
+    return hashlib.sha256(file.path.encode("utf-8", "surrogateescape")).digest()
+
+
+def _fingerprint(file: SourceFile, screens: Screens) -> str:
+    steps = ",".join(map(str, sorted(screens.steps)))
+    return f"{file.fingerprint}:{hashlib.sha256(steps.encode()).hexdigest()[:16]}"
+
+
+def _store(outcome: Outcome) -> _Stored:
+    if isinstance(outcome, SkipReason):
+        return _Stored(skip=outcome.value)
+    if isinstance(outcome, BadFileError):
+        return _Stored(bad=(outcome.reason.value, outcome.detail))
+    return _Stored(
+        tenant_id=outcome.tenant_id,
+        run_id=outcome.run_id,
+        started_us=outcome.started_us,
+        rows=outcome.rows,
+        reasons={reason.value: count for reason, count in outcome.tally.reasons.items()},
+        dropped={reason.value: count for reason, count in outcome.tally.dropped.items()},
+        redactions=outcome.redactions,
+    )
+
+
+def _restore(stored: _Stored) -> Outcome:
+    if stored.skip is not None:
+        return SkipReason(stored.skip)
+    if stored.bad is not None:
+        return BadFileError(BadReason(stored.bad[0]), stored.bad[1])
+    tally = Tally(
+        {LabelReason(name): count for name, count in stored.reasons.items()},
+        {DropReason(name): count for name, count in stored.dropped.items()},
+    )
+    rows = stored.rows or []
+    return RunRows(stored.tenant_id, stored.run_id, stored.started_us, rows, tally, stored.redactions)
