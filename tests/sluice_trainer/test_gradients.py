@@ -14,7 +14,7 @@ from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import head
 from sluice_trainer.attention import IMPLEMENTATION, RowLayout, document_attention
 from sluice_trainer.data import Document, tokenize_rows
-from sluice_trainer.head import frozen_head_loss, is_plain_head
+from sluice_trainer.head import frozen_head_losses, is_plain_head
 from sluice_trainer.model import trained_parameters
 from sluice_trainer.recipes import SftRecipe, row_loss
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
@@ -116,8 +116,13 @@ def test_attention_that_this_trainer_cannot_do_is_a_user_error() -> None:
 
 def test_positions_restart_with_every_document() -> None:
     layout = RowLayout.of_lengths([3, 1, 2])
-    assert layout.bounds == (0, 3, 4, 6)
+    assert [(each.start, each.end) for each in layout.segments] == [(0, 3), (3, 4), (4, 6)]
     assert layout.positions(CPU).tolist() == [[0, 1, 2, 0, 0, 1]]
+
+
+def test_both_answers_of_a_pair_start_where_the_prompt_ends() -> None:
+    layout = RowLayout.of_pairs([(2, 3, 1), (1, 1, 2)])
+    assert layout.positions(CPU).tolist() == [[0, 1, 2, 3, 4, 2, 0, 1, 1, 2]]
 
 
 @pytest.mark.parametrize("chunk", [1, 70, 10**6])
@@ -130,7 +135,9 @@ def test_the_chunked_head_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch, 
     targets = torch.randint(0, 33, (11,), generator=generator)
     expected = cross_entropy(layer(hidden), targets, reduction="sum")
     (wanted,) = torch.autograd.grad(expected, hidden)
-    found = frozen_head_loss(hidden, layer, targets)
+    losses = frozen_head_losses(hidden, layer, targets)
+    assert torch.allclose(losses, cross_entropy(layer(hidden), targets, reduction="none"), atol=1e-5)
+    found = losses.sum()
     (gradient,) = torch.autograd.grad(3 * found, hidden)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert torch.allclose(gradient, 3 * wanted, atol=1e-5)

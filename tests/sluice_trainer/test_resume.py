@@ -2,42 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sluice_api.contracts.jobs import FailureClass, TrainJob
+from paused_training import DEADLINE, paused, wait_for
+from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import run_worker
 from sluice_trainer import worker
 from training_jobs import Workplace
-
-DEADLINE = 120.0
-PROGRAM = """
-import sys
-from pathlib import Path
-from sluice_api.contracts.jobs import TrainJob
-from sluice_artifacts.reporting import run_worker
-from sluice_trainer import loop, worker
-from sluice_trainer.session import _SessionHooks
-
-pause = Path(sys.argv[2])
-told = _SessionHooks.step_done
-
-def step_done(self, record):
-    told(self, record)
-    if record.step == int(sys.argv[3]):
-        pause.write_text(str(record.step))
-        import time
-        while not pause.with_suffix(".go").exists():
-            time.sleep(0.01)
-
-_SessionHooks.step_done = step_done
-sys.exit(run_worker(TrainJob.model_validate_json(Path(sys.argv[1]).read_text()), worker.run_bare))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -57,34 +31,19 @@ def clean(place: Workplace) -> tuple[str, int]:
     return output.adapter.digest, output.steps
 
 
-def paused(place: Workplace, job: TrainJob, step: int) -> tuple[subprocess.Popen[bytes], Path]:
-    """A process that trains the job and waits in the middle of a step."""
-    text, pause = place.folder / f"{job.run.name}.json", place.folder / f"{job.run.name}.pause"
-    text.write_text(job.model_dump_json(by_alias=True))
-    command = [sys.executable, "-c", PROGRAM, str(text), str(pause), str(step)]
-    process = subprocess.Popen(command, env=os.environ.copy(), stderr=subprocess.DEVNULL)
-    until = time.monotonic() + DEADLINE
-    while not pause.exists():
-        assert process.poll() is None, "the process ended before the step"
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    return process, pause.with_suffix(".go")
-
-
 @pytest.mark.parametrize(("step", "resumed_from"), [(2, None), (8, 6)])
 def test_a_killed_run_resumes_to_the_same_adapter(
     place: Workplace, clean: tuple[str, int], step: int, resumed_from: int | None
 ) -> None:
     job = place.job(f"killed-{step}")
-    process, _ = paused(place, job, step)
-    if resumed_from is not None:
-        marker = Path(job.checkpoint_uri.removeprefix("file://")) / f"step-{resumed_from:08d}.attempt-1/complete.json"
-        until = time.monotonic() + DEADLINE
-        while not marker.exists():
-            assert time.monotonic() < until
-            time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=DEADLINE) == -signal.SIGKILL
+    with paused(job, place.folder, step) as (process, _):
+        if resumed_from is not None:
+            checkpoints = Path(job.checkpoint_uri.removeprefix("file://"))
+            wait_for(checkpoints / f"step-{resumed_from:08d}.attempt-1" / "complete.json", process)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(DEADLINE)
+        assert process.exitcode == -signal.SIGKILL
     second = place.job(f"killed-{step}", attempt=2)
     assert run_worker(second, worker.run_bare) == 0
     output = place.output(second)
@@ -94,10 +53,12 @@ def test_a_killed_run_resumes_to_the_same_adapter(
 
 def test_a_run_that_is_asked_to_stop_saves_first(place: Workplace, clean: tuple[str, int]) -> None:
     job = place.job("stopped")
-    process, go = paused(place, job, 4)
-    process.send_signal(signal.SIGTERM)
-    go.touch()
-    assert process.wait(timeout=DEADLINE) == 0
+    with paused(job, place.folder, 4) as (process, go):
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+        go.touch()
+        process.join(DEADLINE)
+        assert process.exitcode == 0
     failure = place.result(job).failure
     assert failure is not None
     assert failure.failure_class == FailureClass.PREEMPTED

@@ -95,3 +95,15 @@ def publish_rows(prefix: str, rows: list[dict[str, Any]], *, dataset_format: str
         {"train.jsonl": text.encode()},
         lambda files: DatasetManifest(files=files, rows=len(rows), holdout_rows=0, format=dataset_format),
     )
+
+
+def preference_row(number: int, **extra: Any) -> dict[str, Any]:
+    """One preference pair as the converter writes it: clicking is preferred to giving up; lengths vary."""
+    row = sft_row(number)
+    return {
+        "prompt": row["conversations"][:-1],
+        "chosen": row["conversations"][-1]["value"],
+        "rejected": f"wait({1 + number % 3})" if number % 2 else f'The page stays.\nscroll("down", {1 + number % 5})',
+        "metadata": {"run_id": f"run-{number}", "step": 0},
+        **extra,
+    }

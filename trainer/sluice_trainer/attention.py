@@ -25,20 +25,55 @@ IMPLEMENTATION = "sluice_documents"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Segment:
+    """Consecutive tokens of a row that see themselves causally, and before that all of a prefix."""
+
+    start: int
+    """First token."""
+    end: int
+    """One past the last token."""
+    prefix: tuple[int, int] = (0, 0)
+    """First token, and one past the last, of what they see besides; empty for most."""
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens of the prefix; the position of the segment's first token."""
+        return self.prefix[1] - self.prefix[0]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RowLayout:
     """Where the documents of a packed row lie."""
 
-    bounds: tuple[int, ...]
-    """First token of each document, and the end of the row: one more than there are documents."""
+    segments: tuple[Segment, ...]
+    """One after the other, from the first token of the row to the last."""
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int]) -> "RowLayout":
         """Layout of documents of these lengths, in tokens."""
-        return cls(bounds=tuple(accumulate(lengths, initial=0)))
+        bounds = accumulate(lengths, initial=0)
+        return cls(segments=tuple(Segment(start=start, end=end) for start, end in pairwise(bounds)))
+
+    @classmethod
+    def of_pairs(cls, lengths: Sequence[tuple[int, int, int]]) -> "RowLayout":
+        """Layout of preference pairs, each a prompt and two answers of these lengths, the prompt held once.
+
+        The first answer follows the prompt; the second sees the prompt and itself, and has the same positions.
+        """
+        segments = []
+        place = 0
+        for prompt, first, second in lengths:
+            fork, end = place + prompt + first, place + prompt + first + second
+            segments += [Segment(start=place, end=fork), Segment(start=fork, end=end, prefix=(place, place + prompt))]
+            place = end
+        return cls(segments=tuple(segments))
 
     def positions(self, device: torch.device) -> torch.Tensor:
         """Position of every token in its own document, int64, shape `[1, tokens]`."""
-        parts = [torch.arange(end - start, device=device) for start, end in pairwise(self.bounds)]
+        parts = [
+            torch.arange(each.prefix_length, each.prefix_length + each.end - each.start, device=device)
+            for each in self.segments
+        ]
         return torch.cat(parts).unsqueeze(0)
 
 
@@ -88,17 +123,22 @@ def document_attention(
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     outputs = []
-    for start, end in pairwise(layout.bounds):
-        length = end - start
-        mask = _band(length, sliding_window, query.device) if sliding_window and length > sliding_window else None
+    for segment in layout.segments:
+        own = slice(segment.start, segment.end)
+        keys, values = key[:, :, own], value[:, :, own]
+        if segment.prefix_length:
+            before = slice(*segment.prefix)
+            keys = torch.cat([key[:, :, before], keys], dim=2)
+            values = torch.cat([value[:, :, before], values], dim=2)
+        mask = _mask(segment, sliding_window, query.device)
         outputs.append(
             scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
+                query[:, :, own],
+                keys,
+                values,
                 attn_mask=mask,
                 dropout_p=dropout,
-                is_causal=mask is None and length > 1,
+                is_causal=mask is None and segment.end - segment.start > 1,
                 scale=scaling,
             )
         )
@@ -106,11 +146,14 @@ def document_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """Which token (row) sees which (column), bool, shape `[length, length]`."""
-    index = torch.arange(length, device=device)
-    distance = index[:, None] - index[None, :]
-    return (distance >= 0) & (distance < window)
+def _mask(segment: Segment, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Which token (row) sees which of prefix and segment (column), bool; None where plain causality says it."""
+    total = segment.prefix_length + segment.end - segment.start
+    if not segment.prefix_length and (not window or total <= window):
+        return None
+    index = torch.arange(total, device=device)
+    distance = index[segment.prefix_length :, None] - index[None, :]
+    return (distance >= 0) & (distance < (window or total))
 
 
 AttentionInterface.register(IMPLEMENTATION, document_attention)

@@ -27,6 +27,8 @@ def add_parser(subparsers: Any) -> None:
     add("--output-dir", "--output", dest="output", type=Path, required=True, help="folder for everything that is made")
     add("--base-model", "--model", dest="base", required=True, help="folder, or hf://, s3:// or file:// URI")
     add("--revision", default="", help="revision on the hub; only for hf://")
+    add("--method", choices=["sft", "dpo"], default="sft", help="supervised, or preference pairs (%(default)s)")
+    add("--dpo-beta", type=float, default=0.1, help="pull towards the reference; only for dpo (%(default)s)")
     add("--lora-r", "--lora-rank", dest="rank", type=int, default=16, help="LoRA rank (%(default)s)")
     add("--lora-alpha", dest="alpha", type=int, help="LoRA alpha (twice the rank)")
     add("--lora-dropout", dest="dropout", type=float, default=0.0, help="LoRA dropout (%(default)s)")
@@ -89,6 +91,7 @@ def build_job(arguments: argparse.Namespace) -> Any:
     from sluice_api.contracts.dataset import TRAIN_FILE, DatasetManifest, FileEntry
     from sluice_api.contracts.jobs import TrainJob
     from sluice_artifacts import publish
+    from sluice_trainer.rows import FORMATS
     from sluice_trainer.version import code_version
 
     output: Path = arguments.output.resolve()
@@ -97,7 +100,9 @@ def build_job(arguments: argparse.Namespace) -> Any:
         rows = sum(1 for line in stream if line.strip())
 
     def manifest(files: list[FileEntry]) -> Contract:
-        return DatasetManifest(files=files, rows=rows, holdout_rows=0, code_version=code_version())
+        return DatasetManifest(
+            files=files, rows=rows, holdout_rows=0, format=FORMATS[arguments.method], code_version=code_version()
+        )
 
     dataset = publish(f"{output.as_uri()}/dataset/", {TRAIN_FILE: arguments.data}, manifest)
     attempt = 1 + sum(1 for _ in (output / "attempts").glob("*"))
@@ -108,6 +113,8 @@ def build_job(arguments: argparse.Namespace) -> Any:
         output_uri=f"{output.as_uri()}/attempts/{attempt}/",
         dataset=dataset,
         base_model=ModelRef(uri=_model_uri(arguments.base), revision=arguments.revision),
+        method=arguments.method,
+        dpo_beta=arguments.dpo_beta,
         lora_rank=arguments.rank,
         lora_alpha=arguments.alpha if arguments.alpha is not None else 2 * arguments.rank,
         lora_dropout=arguments.dropout,

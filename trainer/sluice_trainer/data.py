@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from sluice_api.chat import to_messages
 from sluice_api.contracts.base import Contract
-from sluice_api.contracts.dataset import SftRow, Turn
+from sluice_api.contracts.dataset import PreferenceRow, SftRow, Turn
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 
@@ -101,6 +101,24 @@ def sft_objection(row: SftRow) -> str:
     return ""
 
 
+def preference_objection(row: PreferenceRow) -> str:
+    """Why preference training refuses a pair; empty when it does not."""
+    if not row.prompt or row.prompt[-1].role == "gpt":
+        return "prompt: the last turn must not be the assistant's (`gpt`)"
+    if not row.chosen.strip() or not row.rejected.strip():
+        return "chosen and rejected must both say something"
+    if row.chosen == row.rejected:
+        return "chosen and rejected are the same: nothing is preferred"
+    return ""
+
+
+ROWS: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
+    "sft": (SftRow, sft_objection),
+    "dpo": (PreferenceRow, preference_objection),
+}
+"""Shape of a row, and what is wrong with one, by training method."""
+
+
 def tokenize_rows(rows: Sequence[SftRow], tokenizer: Any) -> list[Document]:
     """Documents of supervised rows, in the rows' order.
 
@@ -117,8 +135,8 @@ def tokenize_rows(rows: Sequence[SftRow], tokenizer: Any) -> list[Document]:
         iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]) if texts else ()
     )
     tokens = iter(encoded)
-    stops = _stop_tokens(tokenizer)
-    return [_document([(next(tokens), scored) for _, scored in row], stops) for row in segments]
+    stops = stop_tokens(tokenizer)
+    return [document_of([(next(tokens), scored) for _, scored in row], stops) for row in segments]
 
 
 def render_segments(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[str, bool]]:
@@ -159,12 +177,12 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, generation: bool)
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
 
 
-def _stop_tokens(tokenizer: Any) -> NDArray[np.int64]:
+def stop_tokens(tokenizer: Any) -> NDArray[np.int64]:
     """Tokens that may end a turn: everything that the tokenizer calls special."""
     return np.asarray(sorted(set(tokenizer.all_special_ids)), dtype=np.int64)
 
 
-def _document(pieces: list[tuple[list[int], bool]], stops: NDArray[np.int64]) -> Document:
+def document_of(pieces: list[tuple[list[int], bool]], stops: NDArray[np.int64]) -> Document:
     """Pieces of tokens to one document.
 
     What a template writes after the end-of-turn token (a line break, usually) is never generated in serving, and so not

@@ -15,37 +15,37 @@ CHUNK_LOGITS = 2**25
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Sum of cross-entropies through a frozen linear head; see `frozen_head_loss`."""
+    """Cross-entropies through a frozen linear head; see `frozen_head_losses`."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
     ) -> torch.Tensor:
-        """Loss, and the gradient of `hidden` put by for `backward`."""
+        """Losses, and the gradient of `hidden` put by for `backward`."""
         gradient = torch.empty_like(hidden)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         chunk = max(1, CHUNK_LOGITS // weight.shape[0])
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, min(start + chunk, hidden.shape[0]))
             logits = torch.nn.functional.linear(hidden[rows], weight, bias).float()
             index = targets[rows].unsqueeze(1)
             log_sum = logits.logsumexp(dim=1, keepdim=True)
-            total += (log_sum - logits.gather(1, index)).sum()
+            losses[rows] = (log_sum - logits.gather(1, index)).squeeze(1)
             logits.sub_(log_sum).exp_()
             logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=logits.dtype))
             gradient[rows] = logits.to(weight.dtype) @ weight
         ctx.save_for_backward(gradient)
-        return total
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        """The stored gradient, scaled."""
+        """The stored gradient, each row scaled by what its loss is worth."""
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None, None
+        return gradient * grads[0].to(gradient.dtype).unsqueeze(1), None, None, None
 
 
-def frozen_head_loss(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropies of `head(hidden)` against `targets`, in nats, fp32, a scalar.
+def frozen_head_losses(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropies of `head(hidden)` against `targets`, in nats, fp32, shape `[scored]`.
 
     Args:
         hidden: shape `[scored, size]`.
@@ -56,8 +56,8 @@ def frozen_head_loss(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch
     return result
 
 
-def scored_loss(model: Any, inputs: dict[str, Any], predictors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropies of the scored tokens of one row, in nats, a scalar.
+def scored_losses(model: Any, inputs: dict[str, Any], predictors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropies of the scored tokens of one row, in nats, fp32, shape `[scored]`.
 
     Args:
         model: a transformers causal model, adapted or not.
@@ -68,10 +68,10 @@ def scored_loss(model: Any, inputs: dict[str, Any], predictors: torch.Tensor, ta
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = causal.get_output_embeddings()
     if is_plain_head(causal, head):
-        hidden = causal.get_decoder()(**inputs).last_hidden_state[0, predictors]
-        return frozen_head_loss(hidden, head, targets)
+        hidden = causal.get_decoder()(**inputs).last_hidden_state[0].index_select(0, predictors)
+        return frozen_head_losses(hidden, head, targets)
     logits = model(**inputs, logits_to_keep=predictors).logits[0]
-    return cross_entropy(logits.float(), targets, reduction="sum")
+    return cross_entropy(logits.float(), targets, reduction="none")
 
 
 def is_plain_head(causal: Any, head: Any) -> bool:

@@ -168,6 +168,7 @@ def train_worker(config: dict[str, str]) -> str | None:
     from sluice_trainer.session import NoProgress, Surroundings, run_session
 
     job = TrainJob.model_validate_json(config["job"])
+    torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
     context = ray.train.get_context()
     first = context.get_world_rank() == 0
     reporter = Reporter(job) if first else None
@@ -235,7 +236,8 @@ def _cpus_per_worker(job: TrainJob) -> int:
         if not text.isdigit() or int(text) < 1:
             raise WorkerError(FailureClass.USER_ERROR, f"{CPUS_VARIABLE} is {text!r}: it must be a positive integer")
         return int(text)
-    share = int(ray.cluster_resources().get("CPU", 1)) // job.workers
+    # What is free, not what there is: the job's own driver holds CPUs too, and a group that asks for them never starts.
+    share = int(ray.available_resources().get("CPU", 1)) // job.workers
     return max(1, min(MAX_CPUS, share))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from sluice_trainer.attention import RowLayout
 from sluice_trainer.data import Document
-from sluice_trainer.head import scored_loss
+from sluice_trainer.head import scored_losses
 from sluice_trainer.plan import DocumentSize
 
 
@@ -63,14 +63,24 @@ def row_loss(model: Any, documents: Sequence[Document], device: torch.device) ->
     ids = torch.from_numpy(np.concatenate([document.ids for document in documents])).to(device)
     scored = np.flatnonzero(np.concatenate([document.scored for document in documents]))
     layout = RowLayout.of_lengths([document.length for document in documents])
-    inputs = {
+    inputs = row_inputs(ids, layout)
+    predictors = torch.from_numpy(scored - 1).to(device)
+    return scored_losses(model, inputs, predictors, ids[predictors + 1]).sum()
+
+
+def row_inputs(ids: torch.Tensor, layout: RowLayout) -> dict[str, Any]:
+    """What a model's `forward` takes for one packed row.
+
+    Args:
+        ids: the row's tokens, int64, shape `[tokens]`.
+        layout: where its documents lie.
+    """
+    return {
         "input_ids": ids.unsqueeze(0),
-        "position_ids": layout.positions(device),
+        "position_ids": layout.positions(ids.device),
         "use_cache": False,
         "row_layout": layout,
     }
-    predictors = torch.from_numpy(scored - 1).to(device)
-    return scored_loss(model, inputs, predictors, ids[predictors + 1])
 
 
 def sft_sizes(documents: Sequence[Document]) -> list[DocumentSize]:

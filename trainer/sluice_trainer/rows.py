@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from sluice_api.contracts.dataset import TRAIN_FILE, DatasetManifest
 from sluice_api.contracts.jobs import FailureClass, TrainJob
 from sluice_artifacts import ArtifactError, CorruptError, NotFoundError, fetch, to_hex
 from sluice_artifacts.reporting import WorkerError
 
-FORMATS = {"sft": "sft", "dpo": "preference"}
+FORMATS: dict[Literal["sft", "dpo"], Literal["sft", "preference"]] = {"sft": "sft", "dpo": "preference"}
 """Format of the rows by training method."""
 
 

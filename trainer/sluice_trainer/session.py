@@ -1,7 +1,7 @@
 """One worker process from job to adapter: fetch, load, resume, train, publish. Knows nothing of Ray."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import torch
 
 from sluice_api.contracts.base import ModelRef
-from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
 from sluice_api.contracts.models import AdapterManifest
 from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
-from sluice_trainer.data import read_rows, sft_objection, tokenize_rows
+from sluice_trainer.data import ROWS, read_rows, tokenize_rows
+from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities, tokenize_pairs
 from sluice_trainer.group import Group
 from sluice_trainer.loop import LoopConfig, Snapshot, StepRecord, Trained, train
 from sluice_trainer.plan import Plan, build_plan
@@ -115,24 +115,45 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
 
 def _load(settings: Settings, around: Surroundings) -> _Loaded:
     job = settings.job
-    if job.method != "sft":
-        raise WorkerError(FailureClass.USER_ERROR, f"method is {job.method!r}: this trainer does 'sft'")
-    rows = read_rows(fetch_rows(job, around.cache), SftRow, sft_objection)
+    rows = read_rows(fetch_rows(job, around.cache), *ROWS[job.method])
     with storage_failures("base model", FailureClass.USER_ERROR):
         folder = fetch_model(job.base_model, around.cache / "models")
     base = job.base_model.model_copy(update={"digest": job.base_model.digest or digest_tree(folder)})
     around.progress.progress(inputs={"baseModel": str(base.digest)})
-    documents = tokenize_rows(rows, models.load_tokenizer(folder, base.uri))
-    sizes = sft_sizes(documents)
+    tokenizer = models.load_tokenizer(folder, base.uri)
+    if job.method == "sft":
+        documents, pairs = tokenize_rows(rows, tokenizer), []
+    else:
+        documents, pairs = [], tokenize_pairs(rows, tokenizer)
     try:
-        plan = build_plan(sizes, settings.plan)
+        plan = build_plan(sft_sizes(documents) or pair_sizes(pairs), settings.plan)
     except ValueError as error:
         raise WorkerError(FailureClass.DATA, str(error)) from error
     if plan.left_out:
-        _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(documents))
+        _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(rows))
     model = _adapted(settings, base, folder, around)
-    recipe = SftRecipe(model, documents, models.trained_parameters(model), around.device)
+    parameters = models.trained_parameters(model)
+    recipe: Recipe
+    if job.method == "sft":
+        recipe = SftRecipe(model, documents, parameters, around.device)
+    else:
+        recipe = _dpo(settings, model, pairs, around)
     return _Loaded(base=base, base_folder=folder, model=model, recipe=recipe, plan=plan)
+
+
+def _dpo(settings: Settings, model: Any, pairs: Sequence[Pair], around: Surroundings) -> DpoRecipe:
+    """Preference training against the model as it is now: before a checkpoint is put back."""
+    around.progress.progress(stage="reference")
+    limit = min(settings.plan.max_length, settings.plan.tokens_per_step)
+    reference = reference_log_probabilities(model, pairs, row_tokens=limit, device=around.device, group=around.group)
+    return DpoRecipe(
+        model,
+        pairs,
+        models.trained_parameters(model),
+        reference=reference,
+        beta=settings.job.dpo_beta,
+        device=around.device,
+    )
 
 
 def _adapted(settings: Settings, base: ModelRef, folder: Path, around: Surroundings) -> Any:

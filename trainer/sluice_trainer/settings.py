@@ -10,6 +10,7 @@ from sluice_trainer.plan import PlanConfig
 
 _IDENTITY = (
     "method",
+    "dpo_beta",
     "lora_rank",
     "lora_alpha",
     "lora_dropout",
@@ -71,6 +72,8 @@ def _check(job: TrainJob) -> None:
         raise ValueError(f"lora_dropout is {job.lora_dropout}: it must be at least 0 and below 1")
     if not job.target_modules:
         raise ValueError("target_modules is empty: name modules, or use all-linear")
+    if not job.dpo_beta > 0:
+        raise ValueError(f"dpo_beta is {job.dpo_beta}: it must be greater than 0")
     if not job.learning_rate > 0:
         raise ValueError(f"learning_rate is {job.learning_rate}: it must be greater than 0")
     if not 0 <= job.warmup_ratio <= 1:

@@ -4,7 +4,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
 from sluice_artifacts.reporting import Reporter, WorkerError
 
@@ -37,12 +36,12 @@ def check(job: TrainJob) -> None:
     Raises:
         WorkerError: `UserError` or `Data`, naming the field, or file and line.
     """
-    from sluice_trainer.data import read_rows, sft_objection
+    from sluice_trainer.data import ROWS, read_rows
     from sluice_trainer.rows import fetch_rows
     from sluice_trainer.settings import check_job
 
     check_job(job)
-    read_rows(fetch_rows(job, cache_folder()), SftRow, sft_objection)
+    read_rows(fetch_rows(job, cache_folder()), *ROWS[job.method])
 
 
 def run_bare(job: TrainJob, reporter: Reporter) -> TrainOutput:

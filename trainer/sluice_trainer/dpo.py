@@ -1,0 +1,219 @@
+"""Direct preference optimization with the prompt of a pair computed once.
+
+Loss of a pair: `−log σ(β · ((log π(c) − log ρ(c)) − (log π(r) − log ρ(r))))`, with π the policy, ρ the reference, c the
+chosen and r the rejected answer, log-probabilities summed over an answer's tokens (Rafailov et al., "Direct preference
+optimization", 2023, equation 7).
+
+A pair is one document: prompt, chosen, rejected. The rejected answer sees the prompt and itself, at the positions that
+it would have after the prompt, so that the prompt's part of the work is done once and nothing is padded (prefix
+sharing: "Accelerating direct preference optimization with prefix sharing", arXiv 2410.20305, 2024).
+
+The reference is the model as training finds it: the base, or the base with the parent's adapter. Its log-probabilities
+are computed once, before the first step.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import logsigmoid
+
+from sluice_api.contracts.dataset import PreferenceRow, Turn
+from sluice_trainer.attention import RowLayout
+from sluice_trainer.data import document_of, render_segments, stop_tokens
+from sluice_trainer.group import Group
+from sluice_trainer.head import scored_losses
+from sluice_trainer.plan import DocumentSize
+from sluice_trainer.recipes import row_inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One tokenised preference pair; int64 arrays, each answer up to its end-of-turn token."""
+
+    prompt: NDArray[np.int64]
+    chosen: NDArray[np.int64]
+    rejected: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """Tokens of prompt, chosen and rejected answer."""
+        return self.prompt.size, self.chosen.size, self.rejected.size
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 over the three parts: what the pair is to the plan's digest."""
+        return hashlib.sha256(
+            self.prompt.tobytes() + b"|" + self.chosen.tobytes() + b"|" + self.rejected.tobytes()
+        ).digest()
+
+
+def tokenize_pairs(rows: Sequence[PreferenceRow], tokenizer: Any) -> list[Pair]:
+    """Pairs of preference rows, in the rows' order.
+
+    Args:
+        rows: rows that `preference_objection` has nothing against.
+        tokenizer: a transformers tokenizer with a chat template.
+
+    Raises:
+        WorkerError: `UserError` when the tokenizer has no chat template or the template rewrites earlier turns.
+    """
+    stops = stop_tokens(tokenizer)
+
+    def answer(row: PreferenceRow, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        turns = [*row.prompt, Turn.model_validate({"from": "gpt", "value": text})]
+        pieces = [
+            (tokenizer(piece, add_special_tokens=False)["input_ids"], scored)
+            for piece, scored in _last_answer(render_segments(turns, tokenizer))
+        ]
+        document = document_of(pieces, stops)
+        first = len(pieces[0][0])
+        last = int(np.flatnonzero(document.scored)[-1]) + 1
+        return document.ids[:first], document.ids[first:last]
+
+    pairs = []
+    for row in rows:
+        prompt, chosen = answer(row, row.chosen)
+        _, rejected = answer(row, row.rejected)
+        pairs.append(Pair(prompt=prompt, chosen=chosen, rejected=rejected))
+    return pairs
+
+
+def _last_answer(pieces: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Everything before the last answer as one prompt, and the answer: earlier answers are context here."""
+    prompt = "".join(text for text, _ in pieces[:-1])
+    return [(prompt, False), (pieces[-1][0], True)]
+
+
+def pair_sizes(pairs: Sequence[Pair]) -> list[DocumentSize]:
+    """What the plan has to know of pairs: the loss is averaged over pairs, so each counts as one."""
+    return [DocumentSize(length=sum(pair.lengths), scored=1, fingerprint=pair.fingerprint()) for pair in pairs]
+
+
+def answer_log_probabilities(model: Any, pairs: Sequence[Pair], device: torch.device) -> torch.Tensor:
+    """Log-probabilities of chosen and rejected answers of pairs packed into one row, in nats, shape `[pairs, 2]`."""
+    ids = torch.from_numpy(
+        np.concatenate([part for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)])
+    )
+    predictors, targets, owners = _scored_places(pairs)
+    inputs = row_inputs(ids.to(device), RowLayout.of_pairs([pair.lengths for pair in pairs]))
+    losses = scored_losses(model, inputs, predictors.to(device), ids[targets].to(device))
+    totals = torch.zeros(2 * len(pairs), dtype=losses.dtype, device=device).index_add(0, owners.to(device), losses)
+    return -totals.view(len(pairs), 2)
+
+
+def _scored_places(pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For every token of every answer: the place that predicts it, its own, and its answer's number in the row."""
+    predictors, targets, owners = [], [], []
+    place = 0
+    for number, pair in enumerate(pairs):
+        prompt, chosen, rejected = pair.lengths
+        fork = place + prompt + chosen
+        own = np.concatenate([np.arange(place + prompt, fork), np.arange(fork, fork + rejected)])
+        before = own - 1
+        before[chosen] = place + prompt - 1  # the rejected answer follows the prompt, not the chosen answer
+        predictors.append(before)
+        targets.append(own)
+        owners.append(np.repeat([2 * number, 2 * number + 1], [chosen, rejected]))
+        place = fork + rejected
+    joined = (torch.from_numpy(np.concatenate(parts)) for parts in (predictors, targets, owners))
+    first, second, third = joined
+    return first, second, third
+
+
+def reference_log_probabilities(
+    model: Any, pairs: Sequence[Pair], *, row_tokens: int, device: torch.device, group: Group
+) -> torch.Tensor:
+    """Log-probabilities of all pairs under the model as it is, fp32, on the CPU, shape `[pairs, 2]`.
+
+    Rows of up to `row_tokens` tokens are shared out over the group's processes. A pair that is longer keeps zeros: the
+    plan leaves it out.
+    """
+    result = torch.zeros(len(pairs), 2, device=device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for number, row in enumerate(_rows(pairs, row_tokens)):
+            if number % group.size == group.rank:
+                result[row] = answer_log_probabilities(model, [pairs[index] for index in row], device).float()
+    model.train(was_training)
+    group.sum(result)
+    return result.cpu()
+
+
+def _rows(pairs: Sequence[Pair], row_tokens: int) -> Iterator[list[int]]:
+    """Pairs in order, as many at a time as fit."""
+    row: list[int] = []
+    tokens = 0
+    for index, pair in enumerate(pairs):
+        length = sum(pair.lengths)
+        if length > row_tokens:
+            continue
+        if row and tokens + length > row_tokens:
+            yield row
+            row, tokens = [], 0
+        row.append(index)
+        tokens += length
+    if row:
+        yield row
+
+
+class DpoRecipe:
+    """Preference training of pairs against a fixed reference.
+
+    Metrics are sums over pairs. A reward is `β · (log π − log ρ)` of an answer; `reward_accuracy` counts the pairs
+    whose chosen answer has the higher one; `length_difference` is the chosen answer's length minus the rejected one's,
+    in tokens, `length_bias` the length of the answer that the policy prefers minus the other's.
+    """
+
+    metrics: tuple[str, ...] = (
+        "loss",
+        "reward_margin",
+        "reward_accuracy",
+        "chosen_reward",
+        "rejected_reward",
+        "length_difference",
+        "length_bias",
+    )
+
+    def __init__(
+        self,
+        model: Any,
+        pairs: Sequence[Pair],
+        parameters: Mapping[str, torch.nn.Parameter],
+        *,
+        reference: torch.Tensor,
+        beta: float,
+        device: torch.device,
+    ) -> None:
+        """Keep the model, the pairs that rows refer to, and `reference`, of shape `[pairs, 2]`."""
+        self.parameters = parameters
+        self._model = model
+        self._pairs = pairs
+        self._reference = reference
+        self._beta = beta
+        self._device = device
+
+    def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
+        """Gradients of the row's share of the mean loss per pair; the row's sums."""
+        pairs = [self._pairs[number] for number in row]
+        policy = answer_log_probabilities(self._model, pairs, self._device)
+        rewards = self._beta * (policy - self._reference[list(row)].to(self._device))
+        margins = rewards[:, 0] - rewards[:, 1]
+        losses = -logsigmoid(margins)
+        torch.autograd.backward(losses.sum() / scored)
+        right = (margins.detach() > 0).double()
+        longer = torch.tensor([pair.lengths[1] - pair.lengths[2] for pair in pairs], device=self._device).double()
+        columns = [
+            losses.detach(),
+            margins.detach(),
+            right,
+            rewards[:, 0].detach(),
+            rewards[:, 1].detach(),
+            longer,
+            longer * (2 * right - 1),
+        ]
+        return torch.stack([column.double().sum() for column in columns]).cpu()
