@@ -10,7 +10,7 @@ from sluice_cli.demo.watching import Snapshot, StoryError, Watcher
 from sluice_cli.local.layout import NAMESPACE, checkout
 from sluice_cli.local.stack import FIRST_RUNS, Stack
 
-TRAFFIC_PER_S = 12.0
+TRAFFIC_PER_S = 30.0
 """Runs per second while a rollout climbs."""
 
 
