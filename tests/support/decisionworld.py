@@ -245,11 +245,11 @@ class DecisionWorld:
     def settle(self, kind: str, name: str, limit: int = 30) -> Decision:
         """Decide until nothing is left to do at this instant."""
         for _ in range(limit):
-            before = self.objects[kind, name].get("status")
+            before = self.objects[kind, name].get("status"), dict(self.jobs)
             decision = self.step(kind, name)
             if (kind, name) not in self.objects:
                 return decision
-            same = before == self.objects[kind, name].get("status")
+            same = before == (self.objects[kind, name].get("status"), self.jobs)
             if same and all(isinstance(action, SubmitJob | StopJob) for action in decision.actions):
                 return decision
         raise AssertionError(f"{kind}/{name} does not settle: {self.objects[kind, name]['status']}")
