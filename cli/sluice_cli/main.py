@@ -23,9 +23,7 @@ class Command:
 
 
 COMMANDS = (
-    Command(
-        name="cluster", module="sluice_devcluster.commands", help="start and stop a real Kubernetes on this machine"
-    ),
+    Command(name="cluster", module="sluice_cli.cluster", help="start and stop a real Kubernetes, with Sluice in it"),
     Command(name="operator", module="sluice_operator.commands", help="run the operator"),
     Command(name="trace", module="sluice_traces.commands", help="label, review and convert traces"),
     Command(name="train", module="sluice_trainer.commands", help="fine-tune a LoRA adapter on rows"),

@@ -50,6 +50,12 @@ sys.exit("torch" in sys.modules or "ray" in sys.modules)
     assert subprocess.run([sys.executable, "-P", "-c", script], check=False).returncode == 0
 
 
+def test_cluster_up_offers_the_bare_control_plane(capsys):
+    with pytest.raises(SystemExit):
+        main(["cluster", "up", "--help"])
+    assert "--bare" in capsys.readouterr().out
+
+
 class TestWorker:
     def test_missing_input_is_named(self, capsys, monkeypatch):
         monkeypatch.delenv("SLUICE_JOB_INPUT", raising=False)
