@@ -51,6 +51,9 @@ def serve(arguments: argparse.Namespace) -> int:
 
     try:
         return asyncio.run(_serve(arguments))
+    except ModuleNotFoundError as error:
+        print(f"sluice serve: {error}; install sluice[runtime,trainer]", file=sys.stderr)
+        return 2
     except (ArtifactError, SluiceRuntimeError, ValueError, ValidationError, OSError) as error:
         print(f"sluice serve: {error}", file=sys.stderr)
         return 2

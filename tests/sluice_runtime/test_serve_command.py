@@ -54,3 +54,14 @@ def test_serve_listens_answers_and_ends(tmp_path):
 def test_a_base_that_cannot_be_served_ends_with_2(base, tmp_path, capsys):
     assert main(["serve", "--base", base, "--port", "0", "--cache", str(tmp_path)]) == 2
     assert base in capsys.readouterr().err
+
+
+def test_without_torch_it_says_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "sluice_runtime.engine", raising=False)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    monkeypatch.setattr("sluice_artifacts.fetch_model", lambda ref, cache: base)
+    assert main(["serve", "--base", base.as_uri(), "--port", "0", "--cache", str(tmp_path)]) == 2
+    assert "sluice[runtime,trainer]" in capsys.readouterr().err
