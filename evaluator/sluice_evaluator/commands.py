@@ -73,13 +73,13 @@ def run_suite(args: argparse.Namespace) -> int:
     """Carry out `sluice eval run`."""
     import asyncio
 
+    from sluice_evaluator.builtin import BUILTIN_PREFIX, load
     from sluice_evaluator.journal import FileJournal
-    from sluice_evaluator.protocols import PredictRunner, http_client
+    from sluice_evaluator.protocols import ChatRunner, PredictRunner, http_client
     from sluice_evaluator.report import describe
     from sluice_evaluator.runner import Arm, RunConfig, evaluate
-    from sluice_evaluator.suites import parse_suite
 
-    suite = parse_suite(_read(args.tasks, "--tasks"), args.tasks)
+    suite = load(args.tasks, None if args.tasks.startswith(BUILTIN_PREFIX) else _read(args.tasks, "--tasks"))
     token = args.token or next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
     config = RunConfig(
         concurrency=args.concurrency,
@@ -96,8 +96,11 @@ def run_suite(args: argparse.Namespace) -> int:
 
     async def run() -> Any:
         async with http_client(concurrency=config.concurrency, timeout_s=config.task_timeout_s) as client:
-            runner = PredictRunner(client, args.runner, token=token)
-            arm = Arm(name=args.name or Path(args.tasks).stem, runner=runner, model_digest=args.model_digest)
+            runner: PredictRunner | ChatRunner = PredictRunner(client, args.runner, token=token)
+            if args.chat_model:
+                runner = ChatRunner(client, args.runner, model=args.chat_model, token=token)
+            name = args.name or Path(args.tasks.removeprefix(BUILTIN_PREFIX)).stem
+            arm = Arm(name=name, runner=runner, model_digest=args.model_digest)
             return (await evaluate([arm], suite.tasks, config, journal=journal, on_progress=progress))[0]
 
     try:
@@ -255,8 +258,9 @@ def _add_eval(subparsers: Any) -> None:
     parser = subparsers.add_parser("eval", help="run a suite against an endpoint; compare two reports")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
     run = commands.add_parser("run", help="run a suite of tasks against an endpoint")
-    run.add_argument("--tasks", required=True, help='JSON file: a list of tasks, or {"tasks": [...]}')
+    run.add_argument("--tasks", required=True, help='JSON file: a list of tasks, or {"tasks": [...]}; or builtin:NAME')
     run.add_argument("--runner", required=True, help="URL of the agent; tasks go to POST /v1/predict")
+    run.add_argument("--chat-model", default="", help="ask this model of an OpenAI-compatible server at --runner")
     run.add_argument("--token", default="", help="token of the agent (default: SLUICE_API_TOKEN or MANTIS_API_TOKEN)")
     run.add_argument("--name", default="", help="name of the report (default: the tasks file's stem)")
     run.add_argument("--model-digest", default="", help="digest of the weights behind the endpoint, for the report")

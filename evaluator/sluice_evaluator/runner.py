@@ -16,13 +16,14 @@ from typing import Any
 
 from sluice_api.contracts.evaluation import EvalReport, EvalTask, Outcome, TaskResult
 from sluice_artifacts import canonical_json, digest_bytes
-from sluice_evaluator.criteria import CRITERIA, judge
+from sluice_evaluator.criteria import CRITERIA, is_blocking, judge
 from sluice_evaluator.errors import InfrastructureError, ThrottledError, TooManyInfrastructureErrors
 from sluice_evaluator.journal import Journal, NoJournal, result_key
 from sluice_evaluator.pace import Pace
 from sluice_evaluator.protocols import FunctionRunner, TaskRunner
 from sluice_evaluator.protocols.function import TaskFunction
 from sluice_evaluator.report import build_report, majority
+from sluice_evaluator.sandbox.client import SandboxUnavailableError
 from sluice_evaluator.suites import parse_tasks, suite_digest
 
 HARNESS_VERSION = 1
@@ -149,7 +150,10 @@ async def _one_try(run: _Run, arm: Arm, task: EvalTask) -> TaskResult:
             run.pace.throttled(episode, error.retry_after_s)
             raise
         run.pace.succeeded()
-        return _judged(task, outcome)
+    try:
+        return await asyncio.to_thread(_judged, task, outcome) if is_blocking(task) else _judged(task, outcome)
+    except SandboxUnavailableError as error:
+        raise InfrastructureError(str(error), retryable=False) from error
 
 
 def _pause(run: _Run, number: int, error: InfrastructureError) -> float:

@@ -1,7 +1,7 @@
 """The small parent: forks a fenced child for every execution, watches it, and hands back what it wrote.
 
-Runs as `python -s -S -P -c …` with an environment of its own, reads requests from descriptor 0 and writes answers to 1. It
-imports the standard library alone, so that a fork copies little and the memory limit of a child means something.
+Runs as `python -s -S -P -c …` with an environment of its own, reads requests from descriptor 0 and writes answers to
+1. It imports the standard library alone, so that a fork copies little and a child's memory limit means something.
 """
 
 import ast

@@ -15,13 +15,15 @@ from sluice_api.contracts.evaluation import CompareReport, EvalReport
 from sluice_api.contracts.jobs import EvalComparison, EvalJob, EvalOutput, EvalTarget, FailureClass
 from sluice_artifacts import join, open_store, publish_document, read_document
 from sluice_artifacts.reporting import Reporter, WorkerError
+from sluice_evaluator.builtin import BUILTIN_PREFIX, load
 from sluice_evaluator.compare import compare
 from sluice_evaluator.errors import IncomparableError, SuiteError, TooManyInfrastructureErrors
 from sluice_evaluator.journal import Journal, StoreJournal
 from sluice_evaluator.protocols import ChatRunner, PredictRunner, http_client
 from sluice_evaluator.report import summarize
 from sluice_evaluator.runner import Arm, RunConfig, evaluate
-from sluice_evaluator.suites import Suite, parse_suite
+from sluice_evaluator.sandbox.client import SandboxUnavailableError
+from sluice_evaluator.suites import Suite
 from sluice_evaluator.workers.served import serve_targets
 
 REACHABLE_WITHIN_S = 15.0
@@ -58,15 +60,17 @@ def _model_of(target: EvalTarget) -> dict[str, Any]:
 
 
 def load_suite(uri: str) -> Suite:
-    """Read and parse the job's suite.
+    """Read and parse the job's suite, or make a built-in one and judge its reference answers first.
 
     Raises:
         WorkerError: it is malformed; every bad task is named.
     """
     try:
-        return parse_suite(open_store(uri).read(uri), uri)
+        return load(uri, None if uri.startswith(BUILTIN_PREFIX) else open_store(uri).read(uri))
     except SuiteError as error:
         raise WorkerError(FailureClass.DATA, str(error)) from error
+    except SandboxUnavailableError as error:
+        raise WorkerError(FailureClass.INFRASTRUCTURE, f"{uri} runs code: {error}") from error
 
 
 def wait_until_reachable(url: str, what: str, *, within_s: float = REACHABLE_WITHIN_S) -> None:
