@@ -346,7 +346,8 @@ def test_a_correction_before_the_pin_replaces_the_job(world):
 def test_deletion_stops_the_job_first(world):
     job = running(world)
     world.delete(KIND, NAME)
-    world.step(KIND, NAME)
+    assert not world.step(KIND, NAME).actions
+    assert world.step(KIND, NAME).actions == (StopJob(name=job, profile=world.profiles["cpu"]),)
     assert (KIND, NAME) in world.objects
     world.step(KIND, NAME)
     assert (KIND, NAME) not in world.objects
@@ -358,8 +359,10 @@ def test_deletion_never_waits_for_ever(world):
     running(world)
     world.backend_down = "gone"
     world.delete(KIND, NAME)
-    world.step(KIND, NAME)
-    assert (KIND, NAME) in world.objects
+    world.pass_time(hours=3)
+    for _ in range(2):
+        world.step(KIND, NAME)
+        assert (KIND, NAME) in world.objects
     world.pass_time(seconds=21)
     world.step(KIND, NAME)
     assert (KIND, NAME) not in world.objects

@@ -465,6 +465,15 @@ def test_an_unreadable_route_is_taken_to_zero_too(world):
     assert phase(world) == ("RolledBack", "Aborted")
 
 
+def test_a_forged_route_is_taken_to_zero_before_the_start_too(world):
+    world.judge("offline", "Fail")
+    world.look()
+    world.routes[world.uid] = RouteView(exists=True, weight=40, candidate_digest=CANDIDATE, stable_digest=STABLE)
+    assert phase(world) == ("Refused", "ScorecardNotPassed")
+    assert world.weight == 0
+    assert world.events[-1].reason == "ForeignEdit"
+
+
 def test_a_taken_route_name_stalls(world):
     world.routes[world.uid] = RouteView(exists=True, problem=RouterProblem.CONFLICT, message="owned by somebody")
     assert phase(world) == ("Stalled", "RouteConflict")

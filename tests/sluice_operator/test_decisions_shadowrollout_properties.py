@@ -227,12 +227,14 @@ class Histories(RuleBasedStateMachine):
         world, status = self.world, self.world.status(ROLLOUT, NAME)
         if status["phase"] in ("RolledBack", "Superseded", "Completed"):
             assert world.weight == 0
+        if not status["step"] and status["phase"] != "Stalled":
+            assert world.weight == 0
         if status.get("outcome") == "" and status["step"]:
             assert world.weight == status["weight"]["desired"] == WEIGHTS[status["step"] - 1]
         if status["phase"] == "Completed":
             assert world.channels[ROOT, "stable"].digest == CANDIDATE
         if world.channels[ROOT, "stable"].digest == OTHER:
-            assert world.weight == 0 or status["stableDigest"] == OTHER
+            assert world.weight == 0 or status.get("stableDigest") == OTHER
 
     @invariant()
     def settled_means_settled(self) -> None:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from sluice_api.v1alpha1 import FineTuneRun, PromotionScorecard
 from sluice_api.v1alpha1.shadowrollout import Arms, ShadowRolloutStatus, Weight
-from sluice_operator.decisions.base import Decision, EmitEvent, RouterProblem
+from sluice_operator.decisions.base import Decision, EmitEvent, RouterProblem, SetRoute
 from sluice_operator.decisions.common import (
     AT_ONCE,
     Mood,
@@ -15,7 +15,7 @@ from sluice_operator.decisions.common import (
     reference,
 )
 from sluice_operator.decisions.duration import parse_duration
-from sluice_operator.decisions.models import served_by_channel, served_by_run, short, trained
+from sluice_operator.decisions.models import channel_of, served_by_channel, served_by_run, short, trained
 from sluice_operator.decisions.reasons import Phase, Reason
 from sluice_operator.decisions.shadowrollout_gates import is_expired
 from sluice_operator.decisions.shadowrollout_view import Rollout, told
@@ -168,6 +168,9 @@ def start(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
     objection = first_objection(facts, (*SPEC_CHECKS, *SURROUNDINGS))
     if objection is not None:
         return hold(facts, status, objection)
+    forged = _forged(facts, status)
+    if forged is not None:
+        return forged
     run = trained(facts, facts.obj.spec.candidate.fine_tune_run_ref.name, "spec.candidate.fineTuneRunRef")
     if isinstance(run, Objection):
         return hold(facts, status, run)
@@ -201,6 +204,20 @@ def start(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
     verdict = Verdict(mood=Mood.WORKING, phase=Phase.BAKING, reason=Reason.STARTING, message=message)
     event = EmitEvent(reason=Reason.STARTING, message=message)
     return told(facts, begun, verdict, actions=(event,), requeue_after=AT_ONCE)
+
+
+def _forged(facts: Rollout, status: ShadowRolloutStatus) -> Decision | None:
+    """Take out a candidate that has traffic, or may have, though no rollout gave it any."""
+    route, view, name = facts.observed.route, facts.observed.channel, facts.obj.spec.stable.channel
+    if route is None or not route.exists or view is None or view.channel is None:
+        return None
+    if route.weight == 0 and route.problem is not RouterProblem.FOREIGN_EDIT:
+        return None
+    message = f"the route had {route.weight} % for a candidate before any step; all traffic goes to the stable arm"
+    verdict = Verdict(mood=Mood.WORKING, phase=Phase.PENDING, reason=Reason.FOREIGN_EDIT, message=message)
+    back = SetRoute(weight=0, stable=channel_of(name, served_by_channel(view.channel)), candidate=None)
+    event = EmitEvent(reason=Reason.FOREIGN_EDIT, message=message, warning=True)
+    return told(facts, status, verdict, actions=(back, event), requeue_after=AT_ONCE)
 
 
 def hold(facts: Rollout, status: ShadowRolloutStatus, objection: Objection) -> Decision:
