@@ -54,18 +54,18 @@ def _read_object(path: str, what: str) -> dict[str, Any]:
     return document
 
 
-def _write(path: str, document: Mapping[str, Any]) -> None:
-    """Write a document whole or not at all."""
+def _write_text(path: str, text: str) -> None:
+    """Write a file whole or not at all."""
     file = Path(path).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
 
 
 def _show(args: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
     if getattr(args, "output", None):
-        _write(args.output, document)
+        _write_text(args.output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     print(json.dumps(document, indent=2, ensure_ascii=False) if args.json else text)
 
 
@@ -120,12 +120,15 @@ def compare_reports(args: argparse.Namespace) -> int:
     """Carry out `sluice eval compare`."""
     from sluice_api.contracts.evaluation import CompareVerdict
     from sluice_evaluator.compare import CompareConfig, compare, describe
+    from sluice_evaluator.html import compare_page
     from sluice_evaluator.report import parse_report
     from sluice_evaluator.scorecard import PromotionGate
+    from sluice_evaluator.statistics import AlphaSpending
 
     baseline = parse_report(_read(args.baseline, "--baseline"), args.baseline)
     candidate = parse_report(_read(args.candidate, "--candidate"), args.candidate)
-    config = CompareConfig(alpha=args.alpha, equivalence_margin=args.margin, most_infra=args.max_infra)
+    alpha = AlphaSpending(alpha=args.alpha).level(args.lineage_index) if args.lineage_index else args.alpha
+    config = CompareConfig(alpha=alpha, equivalence_margin=args.margin, most_infra=args.max_infra)
     report = compare(baseline, candidate, config)
     document, text = report.model_dump(mode="json"), describe(report)
     accepted = True
@@ -135,6 +138,8 @@ def compare_reports(args: argparse.Namespace) -> int:
         document["promotion_gate"] = vars(decision)
         text += "\npromotion gate: " + ("accepted" if accepted else "rejected: " + "; ".join(decision.objections))
     _show(args, document, text)
+    if args.html:
+        _write_text(args.html, compare_page(report, baseline, candidate))
     if report.candidate_losses > report.candidate_wins or not accepted:
         return FAILS
     if args.strict:
@@ -207,6 +212,7 @@ def make_scorecard(args: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from sluice_api.contracts.scorecard import GateVerdict, ScorecardVerdict, Tier
+    from sluice_evaluator.html import scorecard_page
     from sluice_evaluator.report import rfc3339
     from sluice_evaluator.scorecard import Measurement, history_entry, judge_evidence, with_overrides
     from sluice_evaluator.scorecard.card import OVERRIDE
@@ -238,6 +244,8 @@ def make_scorecard(args: argparse.Namespace) -> int:
         evaluated_at=rfc3339(now),
     )
     _show(args, scorecard.model_dump(mode="json"), describe(scorecard))
+    if args.html:
+        _write_text(args.html, scorecard_page(scorecard))
     if args.history:
         commit = os.environ.get("SLUICE_COMMIT_SHA", "")
         append_to_file(Path(args.history).expanduser(), history_entry(scorecard, timestamp=now, commit_sha=commit))
@@ -279,6 +287,10 @@ def _add_eval(subparsers: Any) -> None:
     compare.add_argument("--alpha", type=float, default=0.05, help="level of Better and Worse (default: 0.05)")
     compare.add_argument("--margin", type=float, default=0.05, help="largest difference that is Equivalent")
     compare.add_argument("--max-infra", type=float, default=0.1, help="share of tasks that may be unjudged on a side")
+    compare.add_argument(
+        "--lineage-index", type=int, default=0, help="this is the K-th candidate of its lineage: spend alpha over all"
+    )
+    compare.add_argument("--html", default="", help="file for a page with the regressions side by side")
     compare.add_argument("--promotion-gate", action="store_true", help="also ask the six limits of the promotion gate")
     _add_common(compare)
     compare.set_defaults(handler=_guarded(compare_reports))
@@ -316,6 +328,7 @@ def _add_scorecard(subparsers: Any) -> None:
     parser.add_argument("--thresholds", default="", help="JSON object: gate to threshold, in place of the tier's")
     parser.add_argument("--require", action="append", default=[], metavar="GATE", help="missing is no pass; repeatable")
     parser.add_argument("--candidate-digest", default="", help="refuse evidence about other weights than these")
+    parser.add_argument("--html", default="", help="file for a page with the gates and their intervals")
     parser.add_argument("--history", default="", help="JSONL file to append the scorecard to")
     _add_common(parser)
     parser.set_defaults(handler=_guarded(make_scorecard))

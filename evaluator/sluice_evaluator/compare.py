@@ -143,6 +143,7 @@ def compare(baseline: EvalReport, candidate: EvalReport, config: CompareConfig |
         ),
         interval=(interval.low, interval.high),
         verdict=_verdict(wins - losses, p_value, interval, settings),
+        alpha=settings.alpha,
         infra_excluded=pairs.infra,
         suite_digest=candidate.suite_digest,
         candidate_digest=candidate.model_digest,

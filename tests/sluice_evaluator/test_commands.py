@@ -1,6 +1,5 @@
 """The seeds' command lines: flags, JSON and exit codes."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -8,14 +7,7 @@ import pytest
 
 from agent_server import AgentServer
 from evaluation_factory import report, seed_example, trace, write_traces
-from sluice_evaluator.commands import add_parser
-
-
-def sluice(*argv: str) -> int:
-    parser = argparse.ArgumentParser(prog="sluice")
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args(argv)
-    return args.handler(args)
+from evaluator_commands import sluice
 
 
 def write(path: Path, document) -> str:

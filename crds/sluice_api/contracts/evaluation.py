@@ -167,6 +167,8 @@ class CompareReport(Contract):
     """95 % interval of the paired difference in pass rate."""
     verdict: CompareVerdict = CompareVerdict.INCONCLUSIVE
     """What the evidence shows."""
+    alpha: float = 0.05
+    """Two-sided level of the verdict; smaller where a lineage's budget is spent over many candidates."""
     infra_excluded: int = 0
     """Tasks left out because one side could not be judged."""
     suite_digest: str = ""
