@@ -166,6 +166,14 @@ def test_a_candidate_that_is_stable_already_completes_without_traffic(world):
     assert world.raises() == []
 
 
+def test_a_scorecard_that_fails_between_decision_and_first_weight_stops_the_start(world):
+    world.step(ROLLOUT, NAME)
+    assert world.step(ROLLOUT, NAME).status["step"] == 1
+    world.judge("offline", "Fail")
+    assert phase(world) == ("Refused", "ScorecardNotPassed")
+    assert world.raises() == []
+
+
 # Ways back
 
 

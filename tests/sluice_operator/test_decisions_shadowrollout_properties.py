@@ -45,7 +45,7 @@ class CheckedWorld(RolloutWorld):
                 self.highest = 0
         if kind == ROLLOUT and isinstance(action, MoveChannel):
             assert action.channel.digest == CANDIDATE
-            assert self.channels[ROOT, "stable"].digest == STABLE
+            assert self.channels[ROOT, "stable"].digest == self.status(ROLLOUT, NAME)["stableDigest"]
             self._passed(3)
         super().act(kind, name, action)
 
@@ -139,6 +139,17 @@ class Histories(RuleBasedStateMachine):
         for name in self.world.open_cards():
             self.settled = False
             self.world.judge(name, verdict, hours=hours)
+
+    @rule()
+    def do_harm(self) -> None:
+        """A candidate that turns out to be harmful."""
+        self.wait(5)
+        self.analyse(ShadowVerdict.HARM, 200, CANDIDATE)
+
+    @rule(verdict=st.sampled_from(["Pass", "Fail", "Inconclusive"]))
+    def judge_offline(self, verdict: str) -> None:
+        self.settled = False
+        self.world.judge("offline", verdict, hours=24)
 
     @rule()
     def succeed_a_step(self) -> None:

@@ -27,13 +27,19 @@ from sluice_operator.decisions.shadowrollout_gates import (
     with_card,
     with_verdicts,
 )
-from sluice_operator.decisions.shadowrollout_start import SPEC_CHECKS, channel_usable, hold, route_usable
+from sluice_operator.decisions.shadowrollout_start import (
+    SPEC_CHECKS,
+    channel_usable,
+    hold,
+    offline_scorecard,
+    route_usable,
+)
 from sluice_operator.decisions.shadowrollout_view import Rollout, at, evidence_is_fresh, is_last, route_of, told
 
 
 def climb(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
     """Return the decision at a step: back to 0, set the route, hold, or the next step."""
-    moved = _steps_changed(facts, status) or _target_lost(facts, status) or _channel_moved(facts, status)
+    moved = _steps_changed(facts, status) or _start_lost(facts, status) or _channel_moved(facts, status)
     if moved is not None:
         return moved
     analysed = look(facts, status)
@@ -68,13 +74,19 @@ def _steps_changed(facts: Rollout, status: ShadowRolloutStatus) -> Decision | No
     return again(facts, status, Reason.STEPS_CHANGED, text)
 
 
-def _target_lost(facts: Rollout, status: ShadowRolloutStatus) -> Decision | None:
-    """Give way where another rollout has decided to start at the same time and comes first."""
-    begun = status.step_started_at is not None or status.weight.actual > 0 or status.step > 1
-    if begun or not facts.observed.rivals:
+def _start_lost(facts: Rollout, status: ShadowRolloutStatus) -> Decision | None:
+    """Step back where what allowed the start no longer holds, while no traffic has moved yet.
+
+    Another rollout may have decided to start at the same time and come first, and an operator that died in between may
+    come back to a scorecard that is no longer valid.
+    """
+    if status.step_started_at is not None or status.weight.actual > 0 or status.step > 1:
         return None
-    rivals = ", ".join(facts.observed.rivals)
-    return again(facts, status, Reason.TARGET_BUSY, f"{rivals} is under way for the same channel")
+    if facts.observed.rivals:
+        rivals = ", ".join(facts.observed.rivals)
+        return again(facts, status, Reason.TARGET_BUSY, f"{rivals} is under way for the same channel")
+    objection = offline_scorecard(facts, status.candidate_digest or "")
+    return again(facts, status, objection.reason, objection.message) if objection is not None else None
 
 
 def _channel_moved(facts: Rollout, status: ShadowRolloutStatus) -> Decision | None:
