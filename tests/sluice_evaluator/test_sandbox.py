@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -142,6 +144,27 @@ def test_secrets_in_files_and_environment_stay_outside(tmp_path: Path, monkeypat
         assert own.run_python(code, "f", [Case(arguments=(0,), expected=expected)]).passed
 
 
+UNPRIVILEGED = """
+import os
+from sluice_evaluator.sandbox.client import Case, Limits, Sandbox
+with Sandbox(servers=1, limits=Limits(wall_s=20)) as own:
+    case = [Case(arguments=(), expected=1)]
+    print(os.getuid(), own.fences["landlock"] >= 1, own.fences["nobody"])
+    print(own.run_python("def f(): return 1", "f", case).passed)
+    print(own.run_python("import os\\ndef f(): os.kill(os.getppid(), 9)", "f", case).reason)
+    print(own.run_shell("cat a.txt", {"a.txt": "hello"}).output if own.fences["namespaces"] else "hello")
+"""
+
+
+def test_an_unprivileged_user_has_the_same_fences() -> None:
+    # as root, a user namespace stands in for an ordinary user, who needs no stand-in
+    prefix = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "--"] if os.getuid() == 0 else []
+    done = subprocess.run([*prefix, sys.executable, "-c", UNPRIVILEGED], capture_output=True, text=True, check=True)
+    uid, *lines = done.stdout.split("\n")
+    assert uid.split() == [str(1000 if prefix else os.getuid()), "True", "[]"]
+    assert lines[:3] == ["True", "case 0: raised PermissionError", "hello"]
+
+
 def test_a_listening_server_is_not_reached(sandbox: Sandbox) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
@@ -151,14 +174,21 @@ def test_a_listening_server_is_not_reached(sandbox: Sandbox) -> None:
             server.accept()
 
 
-def test_the_scratch_folder_is_private_and_gone_afterwards(sandbox: Sandbox) -> None:
-    where = [Case(arguments=(0,), expected="x")]
-    first = solve(
-        sandbox, "import os\nopen('left', 'w').write('x')\nprint(os.getcwd())\nreturn open('left').read()", where
+def test_the_scratch_folder_is_empty_whatever_the_last_execution_left_in_it() -> None:
+    body = (
+        "import os\nos.makedirs('deep/er')\nopen('deep/er/left', 'w').write('x')\nos.symlink('/etc', 'link')\n"
+        "os.chmod('deep', 0)\nopen('left', 'w').write('x')\nos.chmod('.', 0o500)\nprint(os.getcwd())\n"
+        "return open('left').read()"
     )
-    assert first.passed
+    with Sandbox(servers=1) as own:
+        first = solve(own, body, [Case(arguments=(0,), expected="x")])
+        assert first.passed
+        assert list(Path(first.output.strip()).iterdir()) == []
+        assert solve(own, "import os\nreturn os.listdir('.')", [Case(arguments=(0,), expected=[])]).passed
+        assert own.run_shell("touch kept && ls").output == "kept\n"
+        assert own.run_shell("ls -A").output == ""
+        assert solve(own, "open('again', 'w')\nreturn 1", [Case(arguments=(0,), expected=1)]).passed
     assert not Path(first.output.strip()).exists()
-    assert solve(sandbox, "import os\nreturn os.listdir('.')", [Case(arguments=(0,), expected=[])]).passed
 
 
 def test_runs_are_repeatable(sandbox: Sandbox) -> None:

@@ -27,6 +27,7 @@ from sluice_evaluator.sandbox.wire import UnserializableError, encode, read_fram
 
 MAX_REQUEST = 64 * 1024 * 1024
 RESULT_HANDLE = 3
+_RULES_HANDLE = 4
 NOBODY = 65534
 _READABLE = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom")
 
@@ -83,10 +84,10 @@ def _fence(request: dict[str, Any], scratch: str, fences: dict[str, Any], result
     """Close everything and raise the fences, around the process that is about to run untrusted code."""
     os.setsid()
     null = os.open("/dev/null", os.O_RDONLY)
-    result, output = _above(result, 10), _above(output, 10)
-    for source, target in ((null, 0), (output, 1), (output, 2), (result, RESULT_HANDLE)):
+    result, output, rules = _above(result, 10), _above(output, 10), _above(fences["rules"], 10)
+    for source, target in ((null, 0), (output, 1), (output, 2), (result, RESULT_HANDLE), (rules, _RULES_HANDLE)):
         os.dup2(source, target)
-    kernel.close_from(RESULT_HANDLE + 1)
+    kernel.close_from(_RULES_HANDLE + 1)
     os.chdir(scratch)
     os.environ.clear()
     os.environ.update({"HOME": scratch, "TMPDIR": scratch, "PATH": "/usr/bin:/bin", "TZ": "UTC", "LANG": "C.UTF-8"})
@@ -95,7 +96,8 @@ def _fence(request: dict[str, Any], scratch: str, fences: dict[str, Any], result
         os.chown(scratch, NOBODY, NOBODY)
         if not kernel.become(NOBODY):
             raise PermissionError("the child cannot give up root")
-    kernel.restrict_files(fences["landlock"], _readable(), scratch)
+    kernel.restrict_files(_RULES_HANDLE)
+    os.close(_RULES_HANDLE)
     kernel.drop_capabilities()
     kernel.restrict_system_calls(allow_processes=bool(request["limits"]["processes"]))
 
@@ -197,9 +199,25 @@ def _parse(data: bytes, nonce: str) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and answer.get("nonce") == nonce else None
 
 
-def serve_one(request: dict[str, Any], root: str, fences: dict[str, Any]) -> dict[str, Any]:
+def _empty(folder: str) -> None:
+    """Leave a folder as it was made, whatever a child has done to it; the folder itself stays, rules are bound to it.
+
+    Raises:
+        OSError: something cannot be removed: the forkserver ends rather than show it to the next child.
+    """
+    os.chown(folder, os.getuid(), os.getgid())
+    os.chmod(folder, 0o700)  # noqa: PTH101 - a Path costs more than the call, thousands of times
+    with os.scandir(folder) as entries:
+        left = list(entries)
+    for entry in left:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)  # noqa: PTH108 - as above
+
+
+def serve_one(request: dict[str, Any], scratch: str, fences: dict[str, Any]) -> dict[str, Any]:
     """Carry out one request."""
-    scratch = tempfile.mkdtemp(dir=root)
     result_read, result_write = os.pipe()
     output_read, output_write = os.pipe()
     started = time.monotonic()
@@ -218,7 +236,7 @@ def serve_one(request: dict[str, Any], root: str, fences: dict[str, Any]) -> dic
         _, status, usage = os.wait4(pid, 0)
         os.close(result_read)
         os.close(output_read)
-        shutil.rmtree(scratch, ignore_errors=True)
+        _empty(scratch)
     return {
         "answer": None if stopped else _parse(data, request["nonce"]),
         "stopped": stopped,
@@ -233,6 +251,7 @@ def serve_one(request: dict[str, Any], root: str, fences: dict[str, Any]) -> dic
 def _warm_up() -> None:
     """Do once what every child would do first, and keep the collector from touching the pages that they share."""
     _run_python({"code": "def warm(a):\n    return [a]\n", "entry_point": "warm", "calls": ["({'a': (1, 2.5)},)"]})
+    kernel.prepare_system_call_filters()
     io.TextIOWrapper(io.BytesIO(), encoding="utf-8").close()
     gc.collect()
     gc.freeze()
@@ -243,18 +262,24 @@ def main() -> None:
     kernel.die_with_parent()
     root = tempfile.mkdtemp(prefix="sluice-sandbox-")
     Path(root).chmod(0o711)
+    scratch = Path(root, "scratch")
+    scratch.mkdir(0o700)
     fences = _raise_fences()
     _warm_up()
+    known = dict(fences)
+    if fences["landlock"]:
+        # one ruleset for all: executions follow one another in one folder, which is emptied in between
+        fences["rules"] = kernel.file_rules(fences["landlock"], _readable(), str(scratch))
     requests, answers = os.dup(0), os.dup(1)
     os.dup2(os.open("/dev/null", os.O_RDWR), 0)
     os.dup2(2, 1)
-    write_frame(answers, fences)
+    write_frame(answers, known)
     try:
         while True:
             try:
                 request = read_frame(requests, MAX_REQUEST)
             except EOFError:
                 return
-            write_frame(answers, serve_one(request, root, fences))
+            write_frame(answers, serve_one(request, str(scratch), fences))
     finally:
         shutil.rmtree(root, ignore_errors=True)

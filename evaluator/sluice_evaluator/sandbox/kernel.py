@@ -9,6 +9,7 @@ import os
 import platform
 import stat
 import struct
+from functools import cache
 from pathlib import Path
 
 MACHINE = platform.machine()
@@ -118,31 +119,34 @@ def _rights(abi: int) -> int:
     return {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}.get(abi, (1 << 16) - 1)
 
 
-def restrict_files(abi: int, readable: list[tuple[str, int]], writable: str) -> None:
-    """Allow reading the listed trees and everything in one folder, for this process and all it starts."""
+def file_rules(abi: int, readable: list[tuple[str, int]], writable: str) -> int:
+    """Make a Landlock ruleset: reading the listed trees and everything in one folder. Gives its descriptor."""
     handled = _rights(abi)
     attributes = struct.pack("<Q", handled)
     ruleset = _checked(
         _libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "landlock_create_ruleset"
     )
-    try:
-        for path, rights in [*readable, (writable, handled)]:
-            try:
-                handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            except (FileNotFoundError, PermissionError):
-                continue  # what is not there, or not ours to see, needs no leave
-            try:
-                folder = stat.S_ISDIR(os.fstat(handle).st_mode)
-                allowed = rights & handled if folder else rights & handled & 0b111
-                rule = struct.pack("<Qi", allowed, handle)
-                _checked(_libc.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0), f"landlock_add_rule {path}")
-            finally:
-                os.close(handle)
-        _checked(_libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
-    finally:
-        os.close(ruleset)
+    for path, rights in [*readable, (writable, handled)]:
+        try:
+            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except (FileNotFoundError, PermissionError):
+            continue  # what is not there, or not ours to see, needs no leave
+        try:
+            folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+            allowed = rights & handled if folder else rights & handled & 0b111
+            rule = struct.pack("<Qi", allowed, handle)
+            _checked(_libc.syscall(_LANDLOCK_ADD, ruleset, 1, rule, 0), f"landlock_add_rule {path}")
+        finally:
+            os.close(handle)
+    return ruleset
 
 
+def restrict_files(ruleset: int) -> None:
+    """Put this process, and all that it starts, under a ruleset."""
+    _checked(_libc.syscall(_LANDLOCK_RESTRICT, ruleset, 0), "landlock_restrict_self")
+
+
+@cache
 def _filter(allow_processes: bool) -> bytes:
     """Assemble the seccomp program (classic BPF over `struct seccomp_data`)."""
     index = _index()
@@ -183,6 +187,12 @@ def _filter(allow_processes: bool) -> bytes:
         ]
     program.append(statement(ret, _ALLOW))
     return b"".join(program)
+
+
+def prepare_system_call_filters() -> None:
+    """Assemble the filters once, so that no child has to."""
+    for allow_processes in (False, True):
+        _filter(allow_processes)
 
 
 def restrict_system_calls(*, allow_processes: bool) -> None:
