@@ -243,10 +243,10 @@ Action = SubmitJob | StopJob | ApplyChild | CreateOnce | SetRoute | MoveChannel 
 class Decision:
     """What to do now, what to tell, and when to look again.
 
-    Order of execution: `actions` one by one, then the status patch. When an action fails the status is still written,
-    with the error in `Stalled` or `Reconciling`; so an action must never depend on the status patch that follows it.
-    Where one must (an attempt's intent before its submission), the decision returns the status alone and
-    `requeue_after` zero.
+    Order of execution: `actions` one by one, then the status patch. The first action that fails ends the list, and the
+    status of this decision is not written: the next pass starts from what is true. So whatever an action needs to be
+    written before it (an attempt's intent before its submission, a higher weight before it reaches the route) is a
+    decision of its own, with the status alone and `requeue_after` zero.
     """
 
     status: Mapping[str, Any]
