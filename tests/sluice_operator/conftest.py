@@ -1,5 +1,5 @@
 """Fixtures of the operator's tests."""
 
-from operator_fixtures import api, crds, place, ray_head, role, stage, zygote
+from operator_fixtures import api, crds, jobs_api, place, ray_head, role, site, stage, zygote
 
-__all__ = ["api", "crds", "place", "ray_head", "role", "stage", "zygote"]
+__all__ = ["api", "crds", "jobs_api", "place", "ray_head", "role", "site", "stage", "zygote"]

@@ -107,7 +107,8 @@ class FaultProxy:
             if write is not None and answer.status < 300:
                 self.plan.log.append(write)
                 if self.plan.after(write):
-                    request.transport.close()
+                    if request.transport is not None:
+                        request.transport.close()
                     return web.Response()
             return await _stream(request, answer)
 
@@ -117,8 +118,8 @@ async def _stream(request: web.Request, answer: aiohttp.ClientResponse) -> web.S
     for key, value in answer.headers.items():
         if key.lower() not in HOP_BY_HOP or key.lower() == "content-encoding":
             response.headers[key] = value
-    await response.prepare(request)
     try:
+        await response.prepare(request)
         async for chunk in answer.content.iter_any():
             await response.write(chunk)
         await response.write_eof()

@@ -58,7 +58,7 @@ def rollout(uri: str, name: str = "rollout", **spec) -> dict:
         "steps": [{"weight": 10, "soak": "1s", "minRuns": 5}, {"weight": 100, "soak": "1s", "minRuns": 5}],
         "analysis": {
             "source": {"uri": uri + "traces/"},
-            "interval": "2s",
+            "interval": "8s",
             "maturity": "0s",
             "maxDuration": "10m",
         },

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from admin_api import AdminApi
+from jobs_api import JobsApi
 from manifests_for_tests import VERSION_DIGEST, dataset, furnish
-from operators import Operator, Zygote, get, install_crds, install_role, until, write_profiles
+from operators import Operator, Zygote, install_crds, install_role, until, write_profiles
 from sluice_devcluster.access import service_account_kubeconfig
 from sluice_devcluster.ray import RayHead
 from sluice_operator.cluster import Cluster
@@ -91,9 +93,10 @@ class Place:
     root: Path
     tally: Path
     kubectl: Any
-    head: RayHead | GivenHead
+    head: RayHead | GivenHead | JobsApi
     logs: Path
     zygote: Zygote
+    admin: AdminApi
 
     @property
     def uri(self) -> str:
@@ -137,7 +140,7 @@ class Place:
 
     def get(self, kind: str, name: str) -> dict | None:
         """Return an object or None."""
-        return get(self.kubectl, self.namespace, kind, name)
+        return self.admin.get(self.namespace, kind, name)
 
     def phase(self, kind: str, name: str) -> str:
         """Return an object's phase, empty where there is none."""
@@ -153,7 +156,7 @@ class Place:
 
         seen: list = []
         try:
-            return until(reached, timeout_s=timeout_s, what=f"{kind} {name} in {phases}", every_s=0.2)
+            return until(reached, timeout_s=timeout_s, what=f"{kind} {name} in {phases}", every_s=0.1)
         except AssertionError:
             history = [entry for i, entry in enumerate(seen) if i == 0 or seen[i - 1] != entry]
             logs = "\n".join(path.read_text(errors="replace")[-4000:] for path in self.logs.glob("*.log"))
@@ -199,22 +202,38 @@ def new_place(cluster, kubectl, head, zygote, folder: Path) -> Iterator[Place]:
         (folder / "artifacts" / "traces").mkdir()
         (folder / "logs").mkdir()
         root, tally, logs = folder / "artifacts", folder / "tally", folder / "logs"
-        result = Place(namespace, kubeconfig, root, tally, kubectl, head, logs, zygote)
+        admin = AdminApi(cluster.kubeconfig)
+        result = Place(namespace, kubeconfig, root, tally, kubectl, head, logs, zygote, admin)
         result.profiles()
         yield result
+        admin.close()
     finally:
         kubectl("delete", "namespace", namespace, "--wait=false")
 
 
+@pytest.fixture(scope="session")
+def jobs_api(zygote, tmp_path_factory) -> Iterator[JobsApi]:
+    """A Jobs API with Ray's semantics and none of its weight."""
+    with JobsApi(zygote, tmp_path_factory.mktemp("jobs")) as api:
+        yield api
+
+
 @pytest.fixture
-def place(cluster, kubectl, crds, ray_head, zygote, tmp_path) -> Iterator[Place]:
-    """A place for one test."""
-    with new_place(cluster, kubectl, ray_head, zygote, tmp_path) as result:
+def place(cluster, kubectl, crds, jobs_api, zygote, tmp_path) -> Iterator[Place]:
+    """A place for one test, its jobs on the small Jobs API."""
+    with new_place(cluster, kubectl, jobs_api, zygote, tmp_path) as result:
+        yield result
+
+
+@pytest.fixture(scope="module")
+def site(cluster, kubectl, crds, jobs_api, zygote, tmp_path_factory) -> Iterator[Place]:
+    """A place for the tests of one module, its jobs on the small Jobs API."""
+    with new_place(cluster, kubectl, jobs_api, zygote, tmp_path_factory.mktemp("site")) as result:
         yield result
 
 
 @pytest.fixture(scope="module")
 def stage(cluster, kubectl, crds, ray_head, zygote, tmp_path_factory) -> Iterator[Place]:
-    """A place for the tests of one module, whose objects live side by side."""
+    """A place for the tests of one module, its jobs on the real Ray."""
     with new_place(cluster, kubectl, ray_head, zygote, tmp_path_factory.mktemp("stage")) as result:
         yield result

@@ -1,7 +1,8 @@
 """Forks operator processes from one that has everything imported, so that tests which kill hundreds wait for none.
 
-Reads one JSON object a line: `argv`, `env` and `log`; answers with the process id; a line `{"reap": pid}` answers with
-the exit status once the process has ended (negative: the signal). The child is an ordinary `sluice operator run`.
+Reads one JSON object a line: `program` (`sluice` or `worker`), `argv`, `env` and `log`; answers with the process id.
+A line `{"reap": pid}` answers with the exit status once the process has ended (negative: the signal). The child is an
+ordinary `sluice operator run`, or the fast worker.
 """
 
 import json
@@ -12,11 +13,12 @@ import traceback
 import kopf  # noqa: F401 - what makes a start slow
 import kubernetes.aio.client  # noqa: F401 - likewise
 
+import fast_worker
 import sluice_operator.startup  # noqa: F401 - likewise
 from sluice_cli.main import main
 
 
-def become(argv: list[str], env: dict[str, str], log: str) -> None:
+def become(program: str, argv: list[str], env: dict[str, str], log: str) -> None:
     """Be the process that was asked for, and end."""
     status = 1
     try:
@@ -26,7 +28,8 @@ def become(argv: list[str], env: dict[str, str], log: str) -> None:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for target, source in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
             os.dup2(source, target)
-        status = main(argv)
+        sys.argv = [program, *argv]
+        status = main(argv) if program == "sluice" else fast_worker.main()
         sys.stderr.flush()
     except BaseException:  # noqa: BLE001 - the child must never return into the parent's loop
         traceback.print_exc()
@@ -47,7 +50,7 @@ def serve() -> None:
             continue
         pid = os.fork()
         if pid == 0:
-            become(order["argv"], order["env"], order["log"])
+            become(order["program"], order["argv"], order["env"], order["log"])
         children.add(pid)
         print(pid, flush=True)
     for pid in children:

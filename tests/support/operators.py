@@ -12,6 +12,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -81,7 +83,7 @@ class Zygote:
     def __enter__(self) -> "Zygote":
         program = Path(__file__).with_name("operator_zygote.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._lock = threading.Lock()
         return self
@@ -91,9 +93,10 @@ class Zygote:
         self._process.wait(20)
         self._process.stdout.close()
 
-    def spawn(self, argv: list[str], env: dict[str, str], log: Path) -> "Forked":
-        """Fork a process that runs `sluice` with these arguments."""
-        return Forked(self, int(self.ask({"argv": argv, "env": env, "log": str(log)})))
+    def spawn(self, argv: list[str], env: dict[str, str], log: Path, *, program: str = "sluice") -> "Forked":
+        """Fork a process that runs `sluice`, or the fast worker, with these arguments."""
+        order = {"program": program, "argv": argv, "env": env, "log": str(log)}
+        return Forked(self, int(self.ask(order)))
 
     def ask(self, order: dict) -> str:
         """Send one order and return the answer."""
@@ -161,6 +164,15 @@ class Operator:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @contextmanager
+    def waiting(self) -> Iterator["Operator"]:
+        """Start without waiting for the Lease, and stop at the end."""
+        self.start(wait=False)
+        try:
+            yield self
+        finally:
+            self.stop()
+
     @property
     def pid(self) -> int:
         assert self._process is not None
@@ -207,6 +219,11 @@ class Operator:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def signal_kill(self) -> None:
+        """SIGKILL, from any thread, without waiting."""
+        if self._process is not None:
+            os.kill(self._process.pid, signal.SIGKILL)
+
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
         if self._process is not None:
@@ -244,9 +261,3 @@ class Operator:
 
     def _size(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0
-
-
-def get(kubectl, namespace: str, kind: str, name: str) -> dict | None:
-    """Return an object, None when there is none."""
-    done = kubectl("-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found")
-    return json.loads(done.stdout) if done.stdout.strip() else None
