@@ -18,7 +18,7 @@ def convert(steps, config=TEXT, screens=None, row_format="sft") -> tuple[list[di
     pipeline = TracePipeline(config, row_format=row_format)
     found = pipeline.process(json.dumps(trace(steps=steps)).encode(), screens or Screens())
     assert isinstance(found, RunRows)
-    return [json.loads(row) for row in found.rows], found
+    return [json.loads(row) for row in found.block.splitlines()], found
 
 
 def test_a_positive_step_becomes_the_seeds_row():

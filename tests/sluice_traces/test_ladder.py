@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sluice_api.contracts.trace import Label, LabelReason
 from sluice_traces.convert import LABEL_OF, judge_steps
 from sluice_traces.label import label_document
-from sluice_traces.ladder import judge, judge_calm, may_escalate
+from sluice_traces.ladder import REMEMBERED_LENGTH, judge, judge_fast
 from sluice_traces.records import TraceRecord
 
 DECODER = msgspec.json.Decoder(TraceRecord)
@@ -94,7 +94,7 @@ def test_ten_thousand_traces_agree_with_the_second_ladder(listed, ascii_only):
     for step in listed:
         raw = json.dumps({"schema_version": 3, "run_id": "r", "steps": [step]}, ensure_ascii=ascii_only).encode()
         expected = second_ladder(step)
-        assert judge_steps(DECODER.decode(raw).steps, calm=not may_escalate(raw)) == [expected]
+        assert judge_steps(DECODER.decode(raw).steps) == [expected]
 
         labelled = json.loads(label_document(raw, "r.json").content)
         (after,) = labelled["steps"]
@@ -102,11 +102,10 @@ def test_ten_thousand_traces_agree_with_the_second_ladder(listed, ascii_only):
         assert labelled["label_summary"] == {label.value: int(label == expected[0]) for label in Label}
 
 
-def test_a_document_without_any_keyword_skips_the_search():
-    assert not may_escalate(b'{"data": "all is well"}')
-    assert judge_calm(True, "all is well", "") == (Label.NEUTRAL, LabelReason.SUCCESS_NO_DELTA)
-
-
-@pytest.mark.parametrize("raw", [b'{"data": "Cloudflare"}', b'{"data": "\\u0063loudflare"}', "{“}".encode()])
-def test_a_document_that_could_hold_a_keyword_is_searched(raw):
-    assert may_escalate(raw)
+@pytest.mark.parametrize("length", [1, REMEMBERED_LENGTH - 9, REMEMBERED_LENGTH + 1, 10_000])
+@pytest.mark.parametrize("word", ["", "Antibot"])
+def test_short_and_long_answers_of_the_environment_are_judged_alike(length, word):
+    data = "x" * length + word
+    for success in (True, False):
+        for _ in range(2):
+            assert judge_fast(success, data, "moved") == judge(success, data, "moved")

@@ -16,7 +16,7 @@ def split(runs, config, previous=None) -> dict[tuple[str, str], Part]:
         for (tenant, run), part in (previous or {}).items():
             spool.remember(tenant, run, part, f"{tenant}/{run}.json")
         for tenant, run, started, rows in runs:
-            assert spool.add(tenant, run, f"{tenant}/{run}.json", started, [b"{}"] * rows) is None
+            assert spool.add(tenant, run, f"{tenant}/{run}.json", started, b"{}\n" * rows, rows) is None
         assign(spool, config)
         return {(entry.tenant_id, entry.run_id): entry.part for entry in spool.lineage()}
 

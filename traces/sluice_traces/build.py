@@ -123,12 +123,14 @@ class Builder:
         if self._forgotten(outcome):
             build.skipped[SkipReason.FORGOTTEN] += 1
             return
-        first = self._spool.add(outcome.tenant_id, outcome.run_id, file.path, outcome.started_us, outcome.rows)
+        first = self._spool.add(
+            outcome.tenant_id, outcome.run_id, file.path, outcome.started_us, outcome.block, outcome.rows
+        )
         if first is not None:
             self._refuse(build, file, BadFileError(BadReason.DUPLICATE_RUN_ID, f"the run is in {first} already"))
             return
         build.used += 1
-        build.rows += len(outcome.rows)
+        build.rows += outcome.rows
         build.tally.merge(outcome.tally)
         build.redactions.update(outcome.redactions)
 

@@ -23,7 +23,7 @@ from sluice_traces.source import SourceFile
 
 CACHE_FOLDER = "_cache"
 """Below the dataset's prefix."""
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised whenever the meaning of an entry changes."""
 _OPTIONS = (
     *("source_uri", "tenants", "variants", "since", "keep", "format", "screen_width", "screen_height"),
@@ -39,14 +39,15 @@ Outcome = RunRows | SkipReason | BadFileError
 
 
 class _Stored(msgspec.Struct, array_like=True, gc=False):
-    """One outcome, as stored; exactly one of `skip`, `bad` and `rows` is given."""
+    """One outcome, as stored; rows unless `skip` or `bad` is given."""
 
     skip: str | None = None
     bad: tuple[str, str] | None = None
     tenant_id: str = ""
     run_id: str = ""
     started_us: int | None = None
-    rows: list[bytes] | None = None
+    block: bytes = b""
+    rows: int = 0
     reasons: dict[str, int] = {}
     dropped: dict[str, int] = {}
     redactions: dict[str, int] = {}
@@ -163,6 +164,7 @@ def _store(outcome: Outcome) -> _Stored:
         tenant_id=outcome.tenant_id,
         run_id=outcome.run_id,
         started_us=outcome.started_us,
+        block=outcome.block,
         rows=outcome.rows,
         reasons={reason.value: count for reason, count in outcome.tally.reasons.items()},
         dropped={reason.value: count for reason, count in outcome.tally.dropped.items()},
@@ -179,5 +181,6 @@ def _restore(stored: _Stored) -> Outcome:
         {LabelReason(name): count for name, count in stored.reasons.items()},
         {DropReason(name): count for name, count in stored.dropped.items()},
     )
-    rows = stored.rows or []
-    return RunRows(stored.tenant_id, stored.run_id, stored.started_us, rows, tally, stored.redactions)
+    return RunRows(
+        stored.tenant_id, stored.run_id, stored.started_us, stored.block, stored.rows, tally, stored.redactions
+    )

@@ -8,13 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sluice_api.actions import format_action
-from sluice_api.chat import render_assistant, render_user
+from sluice_api.chat import render_user
 from sluice_api.contracts.trace import Label, LabelReason
-from sluice_api.ladder import judge
-from sluice_traces.ladder import judge_calm
+from sluice_traces.fast import action_line, human_text, outcome_text, size_line
+from sluice_traces.ladder import judge_fast
 from sluice_traces.records import ActionRecord, LabelledStepRecord, StepRecord
-from sluice_traces.rows import ENCODER, SYSTEM_TURN, MetadataRow, RejectedRowRecord, SftRowRecord, TurnRow
+from sluice_traces.rows import SYSTEM_TURN, MetadataRow, RejectedRowRecord, SftRowRecord, TurnRow
 
 
 class DropReason(StrEnum):
@@ -54,6 +53,10 @@ class ConvertConfig:
             raise ValueError(f"the screen is {self.screen_width}x{self.screen_height}: both sides must be positive")
 
 
+Verdict = tuple[Label, LabelReason]
+"""Label and the rule behind it."""
+
+
 @dataclass(slots=True)
 class Tally:
     """Steps by what became of them."""
@@ -63,9 +66,11 @@ class Tally:
     dropped: dict[DropReason, int] = field(default_factory=dict)
     """Steps that became no row."""
 
-    def judged(self, reason: LabelReason) -> None:
-        """Count a judged step."""
-        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+    def count_verdicts(self, verdicts: Iterable[Verdict]) -> None:
+        """Count judged steps."""
+        reasons = self.reasons
+        for _, reason in verdicts:
+            reasons[reason] = reasons.get(reason, 0) + 1
 
     def drop(self, reason: DropReason, count: int = 1) -> None:
         """Count steps that became no row."""
@@ -103,8 +108,6 @@ LABEL_OF = {
 }
 """The label that each rule of the ladder gives."""
 
-Verdict = tuple[Label, LabelReason]
-"""Label and the rule behind it."""
 Scrub = Callable[[str], str]
 """Removes private text; raises `PrivateTextError` to keep the whole step back."""
 
@@ -131,15 +134,9 @@ NO_SCREENS = Screens()
 """A run without screenshots."""
 
 
-def judge_steps(steps: Iterable[StepRecord], *, calm: bool) -> list[Verdict]:
-    """Judge every step of a run.
-
-    Args:
-        steps: the steps.
-        calm: the document was cleared by `may_escalate`, so rule 1 cannot fire.
-    """
-    ladder = judge_calm if calm else judge
-    return [ladder(step.success, step.data, step.observed_outcome) for step in steps]
+def judge_steps(steps: Iterable[StepRecord]) -> list[Verdict]:
+    """Judge every step of a run."""
+    return [judge_fast(step.success, step.data, step.observed_outcome) for step in steps]
 
 
 def carried_verdict(step: LabelledStepRecord) -> Verdict | None:
@@ -154,7 +151,7 @@ def action_text(action: ActionRecord | None) -> str | DropReason:
     """The action as one line of text, or why there is none."""
     if action is None or not action.action_type:
         return DropReason.NO_ACTION
-    return format_action(action.action_type, action.params) or DropReason.ACTION_NOT_IN_GRAMMAR
+    return action_line(action.action_type, action.params) or DropReason.ACTION_NOT_IN_GRAMMAR
 
 
 def _scrub_action(action: ActionRecord | None, scrub: Scrub) -> ActionRecord | None:
@@ -178,6 +175,7 @@ class Converter:
     def __init__(self, config: ConvertConfig, scrub: Scrub | None = None) -> None:
         self._config = config
         self._scrub = scrub
+        self._size_line = size_line(config.screen_width, config.screen_height)
 
     def prompt(self, intent: str | None, *, image: bool) -> TurnRow:
         """The human turn of a step."""
@@ -193,7 +191,10 @@ class Converter:
             last = _scrub_action(last, self._scrub)
             outcome = self._scrub(outcome or "")
         action = action_text(last)
-        return action if isinstance(action, DropReason) else render_assistant(outcome, action)
+        if isinstance(action, DropReason):
+            return action
+        said = outcome_text(outcome)
+        return f"{said}\n{action}" if said else action
 
     def rows(
         self,
@@ -203,8 +204,8 @@ class Converter:
         verdicts: Sequence[Verdict],
         screens: Screens,
         tally: Tally,
-    ) -> list[bytes]:
-        """The supervised rows of one run, encoded, without line ends, in the order of the steps.
+    ) -> list[SftRowRecord]:
+        """The supervised rows of one run, in the order of the steps.
 
         Args:
             run_id: the run.
@@ -214,33 +215,38 @@ class Converter:
             screens: its screenshots.
             tally: counts every judged and every dropped step.
         """
-        config, encode, rows = self._config, ENCODER.encode, []
+        keep, rows, not_kept = self._config.keep - {Label.NEGATIVE}, [], 0
+        make = (
+            self._row if self._scrub is not None or screens.steps or self._config.require_screenshot else self._text_row
+        )
         for step, (label, reason) in zip(steps, verdicts, strict=True):
-            tally.judged(reason)
-            if label not in config.keep or label is Label.NEGATIVE:
-                tally.drop(DropReason.LABEL_NOT_KEPT)
+            if label not in keep:
+                not_kept += 1
                 continue
-            row = self._row(run_id, tenant_id, step, label, reason, screens)
-            if isinstance(row, DropReason):
-                tally.drop(row)
+            row = make(run_id, tenant_id, step, label, reason, screens)
+            if isinstance(row, SftRowRecord):
+                rows.append(row)
             else:
-                rows.append(encode(row))
+                tally.drop(row)
+        tally.count_verdicts(verdicts)
+        if not_kept:
+            tally.drop(DropReason.LABEL_NOT_KEPT, not_kept)
         return rows
 
     def rejected(
         self, run_id: str, tenant_id: str, step: StepRecord, verdict: Verdict, screens: Screens
-    ) -> bytes | DropReason:
+    ) -> RejectedRowRecord | DropReason:
         """A negative step as a `rejected` row, or why it is none."""
         row = self._row(run_id, tenant_id, step, *verdict, screens)
         if isinstance(row, DropReason):
             return row
         system, human, answer = row.conversations
-        return ENCODER.encode(RejectedRowRecord((system, human), answer.value, row.metadata, row.image))
+        return RejectedRowRecord((system, human), answer.value, row.metadata, row.image)
 
     def _row(
         self, run_id: str, tenant_id: str, step: StepRecord, label: Label, reason: LabelReason, screens: Screens
     ) -> SftRowRecord | DropReason:
-        image = screens.image(step.step_index)
+        image = screens.image(step.step_index) if screens.steps else None
         if image is None and self._config.require_screenshot:
             return DropReason.NO_SCREENSHOT
         try:
@@ -251,5 +257,22 @@ class Converter:
         except PrivateTextError:
             return DropReason.PRIVATE
         action_type = (step.last_action.action_type if step.last_action else None) or ""
-        metadata = MetadataRow(run_id, tenant_id, step.step_index, label.value, reason.value, action_type)
+        # Labels and reasons are strings already; taking their `.value` would cost more than writing them.
+        metadata = MetadataRow(run_id, tenant_id, step.step_index, label, reason, action_type)
         return SftRowRecord((SYSTEM_TURN, human, TurnRow("gpt", answer)), metadata, image)
+
+    def _text_row(
+        self, run_id: str, tenant_id: str, step: StepRecord, label: Label, reason: LabelReason, screens: Screens
+    ) -> SftRowRecord | DropReason:
+        """`_row` for runs without screenshots and without a scrubber: the same row by fewer calls."""
+        last = step.last_action
+        if last is None or not last.action_type:
+            return DropReason.NO_ACTION
+        action = action_line(last.action_type, last.params)
+        if not action:
+            return DropReason.ACTION_NOT_IN_GRAMMAR
+        said = outcome_text(step.predicted_outcome)
+        human = human_text(step.intent, self._size_line)
+        metadata = MetadataRow(run_id, tenant_id, step.step_index, label, reason, last.action_type)
+        answer = TurnRow("gpt", f"{said}\n{action}" if said else action)
+        return SftRowRecord((SYSTEM_TURN, TurnRow("human", human), answer), metadata)

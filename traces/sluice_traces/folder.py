@@ -26,6 +26,7 @@ from sluice_traces.preference import pair_rows
 from sluice_traces.privacy import Redactor
 from sluice_traces.reader import SCREENS_SUFFIX, BadFile, BadFileError, BadReason, check_size, decode
 from sluice_traces.records import LabelledStepRecord, LabelledTraceRecord, instant_us, tenant_folder
+from sluice_traces.rows import RejectedRowRecord, RowRecord, encode_rows
 from sluice_traces.spool import Spool
 
 REJECTED_INFIX = ".rejected"
@@ -124,7 +125,7 @@ class FolderConverter:
         redactor = None if self._redactor is None else self._redactor.run()
         if redactor is not None:
             converter = Converter(self._config, redactor.scrub)
-        blocks: list[Iterable[bytes]] = [
+        blocks: list[Sequence[RowRecord]] = [
             converter.rows(trace.run_id, tenant_id, steps, verdicts, screens, tally),
         ]
         if len(spools) > 1:
@@ -142,7 +143,14 @@ class FolderConverter:
                 )
             )
         for spool, rows in zip(spools, blocks, strict=True):
-            first = spool.add(tenant_id, trace.run_id, relative.as_posix(), instant_us(trace.started_at), rows)
+            first = spool.add(
+                tenant_id,
+                trace.run_id,
+                relative.as_posix(),
+                instant_us(trace.started_at),
+                encode_rows(rows),
+                len(rows),
+            )
             if first is not None:
                 raise BadFileError(BadReason.DUPLICATE_RUN_ID, f"the run is in {first} already")
         run.traces += 1
@@ -159,7 +167,7 @@ class FolderConverter:
         verdicts: Sequence[Verdict],
         screens: Screens,
         tally: Tally,
-    ) -> list[bytes]:
+    ) -> list[RejectedRowRecord]:
         rows = []
         for step, verdict in zip(steps, verdicts, strict=True):
             if verdict[0] is not Label.NEGATIVE:

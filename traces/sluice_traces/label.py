@@ -15,7 +15,7 @@ import msgspec
 
 from sluice_api.contracts.trace import Label, LabelReason
 from sluice_traces.convert import LABEL_OF
-from sluice_traces.ladder import judge, judge_calm, may_escalate
+from sluice_traces.ladder import judge_fast
 from sluice_traces.reader import (
     MAX_FILE_BYTES,
     BadFile,
@@ -112,12 +112,11 @@ def label_document(raw: bytes, source_path: str, review_status: str | None = Non
     steps = document.pop("steps", None)
     if steps is None:
         raise BadFileError(BadReason.NOT_A_TRACE, "Object missing required field `steps`")
-    ladder = judge_calm if not may_escalate(raw) else judge
     reasons: dict[LabelReason, int] = {}
     labelled: list[bytes] = []
     for index, step in enumerate(_raw_steps(steps)):
         judged = _decode_step(step, index)
-        _, reason = ladder(judged.success, judged.data, judged.observed_outcome)
+        _, reason = judge_fast(judged.success, judged.data, judged.observed_outcome)
         reasons[reason] = reasons.get(reason, 0) + 1
         labelled.append(_with_judgement(step, judged, reason))
     # A document that was labelled before keeps pointing to the trace that it came from.

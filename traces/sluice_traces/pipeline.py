@@ -1,13 +1,14 @@
 """One trace document to rows, in one pass: decode, filter, judge, convert. Knows no storage."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
 
 from sluice_traces.convert import ConvertConfig, Converter, Screens, Tally, judge_steps
-from sluice_traces.ladder import may_escalate
 from sluice_traces.preference import pair_rows
 from sluice_traces.privacy import Redactor
 from sluice_traces.reader import decode
@@ -19,6 +20,9 @@ from sluice_traces.records import (
     tenant_folder,
     variant_name,
 )
+from sluice_traces.rows import RowRecord, encode_rows
+
+_position = attrgetter("step_index")
 
 REVIEW_APPROVED = "approved"
 """`review_status` of a trace that a person let through."""
@@ -88,8 +92,10 @@ class RunRows:
     """The run."""
     started_us: int | None
     """Start in microseconds since 1970; None when unknown."""
-    rows: list[bytes]
-    """Encoded rows without line ends, in the order of the steps."""
+    block: bytes
+    """Its rows as lines of JSON, each ended, in the order of the steps."""
+    rows: int
+    """How many."""
     tally: Tally
     """Its steps by what became of them."""
     redactions: dict[str, int]
@@ -133,15 +139,15 @@ class TracePipeline:
             return skip
         tally, tenant_id = Tally(), trace.tenant_id or ""
         steps = trace.steps
-        if any(steps[i].step_index > steps[i + 1].step_index for i in range(len(steps) - 1)):
-            steps.sort(key=lambda step: step.step_index)
-        verdicts = judge_steps(steps, calm=not may_escalate(raw))
+        steps.sort(key=_position)
+        verdicts = judge_steps(steps)
         converter, redactions = self._converter, dict[str, int]()
         if self._redactor is not None:
             if self._redactor.private_identity(trace.run_id) or self._redactor.private_identity(tenant_id):
                 return SkipReason.PRIVATE_IDENTITY
             redactor = self._redactor.run()
             converter, redactions = Converter(self._config, redactor.scrub), redactor.counts
+        rows: Sequence[RowRecord]
         if isinstance(trace, PairTraceRecord):
             rows = pair_rows(
                 trace.run_id,
@@ -155,4 +161,4 @@ class TracePipeline:
             )
         else:
             rows = converter.rows(trace.run_id, tenant_id, trace.steps, verdicts, screens, tally)
-        return RunRows(tenant_id, trace.run_id, started_us, rows, tally, redactions)
+        return RunRows(tenant_id, trace.run_id, started_us, encode_rows(rows), len(rows), tally, redactions)

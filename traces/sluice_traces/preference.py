@@ -16,7 +16,7 @@ from enum import StrEnum
 from sluice_api.contracts.trace import Label, LabelReason
 from sluice_traces.convert import Converter, DropReason, PrivateTextError, Screens, Tally, Verdict
 from sluice_traces.records import LabelledStepRecord, PairStepRecord
-from sluice_traces.rows import ENCODER, SYSTEM_TURN, PairMetadataRow, PreferenceRowRecord
+from sluice_traces.rows import SYSTEM_TURN, PairMetadataRow, PreferenceRowRecord
 
 EXPERT_TYPE = "expert"
 """`type` of a step that the expert answered, or its first word."""
@@ -43,8 +43,8 @@ def pair_rows(
     tally: Tally,
     *,
     require_screenshot: bool,
-) -> list[bytes]:
-    """The preference rows of one run, encoded, without line ends, in the order of the rejected steps.
+) -> list[PreferenceRowRecord]:
+    """The preference rows of one run, in the order of the rejected steps.
 
     Args:
         run_id: the run.
@@ -57,8 +57,8 @@ def pair_rows(
         require_screenshot: leave out pairs whose state has no screenshot.
     """
     rows = []
-    for index, (step, (label, reason)) in enumerate(zip(steps, verdicts, strict=True)):
-        tally.judged(reason)
+    tally.count_verdicts(verdicts)
+    for index, (step, (label, _)) in enumerate(zip(steps, verdicts, strict=True)):
         if label is not Label.NEGATIVE:
             continue
         image = screens.image(step.step_index)
@@ -72,7 +72,7 @@ def pair_rows(
         if isinstance(row, DropReason):
             tally.drop(row)
         else:
-            rows.append(ENCODER.encode(row))
+            rows.append(row)
     return rows
 
 

@@ -1,6 +1,6 @@
 """Rows as they are written: the shapes of `sluice_api.contracts.dataset`, as msgspec structs for the hot path."""
 
-from typing import TypeVar
+from collections.abc import Sequence
 
 import msgspec
 
@@ -91,10 +91,16 @@ class PreferenceRowRecord(msgspec.Struct, omit_defaults=True, gc=False):
 SYSTEM_TURN = TurnRow("system", SYSTEM_PROMPT)
 """First turn of every row."""
 
-RowRecord = TypeVar("RowRecord", SftRowRecord, RejectedRowRecord, PreferenceRowRecord)
+RowRecord = SftRowRecord | RejectedRowRecord | PreferenceRowRecord
+"""Any row."""
 
 ENCODER = msgspec.json.Encoder()
 """Writes rows; the order of the fields is the order of their definition, so equal rows have equal bytes."""
+
+
+def encode_rows(rows: Sequence[RowRecord]) -> bytes:
+    """Rows as lines of JSON, each ended."""
+    return ENCODER.encode_lines(rows)
 
 
 class RowKey(msgspec.Struct, frozen=True, order=True, gc=False):

@@ -6,7 +6,7 @@ lie, which run of a tenant was seen already, and gives the runs back in the data
 
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -87,7 +87,7 @@ class Spool:
         self._folder.cleanup()
 
     def add(
-        self, tenant_id: str, run_id: str, source: str, started_us: int | None, lines: Iterable[bytes]
+        self, tenant_id: str, run_id: str, source: str, started_us: int | None, block: bytes, rows: int
     ) -> str | None:
         """Keep one run's rows.
 
@@ -96,13 +96,12 @@ class Spool:
             run_id: the run.
             source: path of its trace below the source.
             started_us: its start.
-            lines: its encoded rows, without line ends, in the order of the steps; may be empty.
+            block: its rows as lines, each ended, in the order of the steps; may be empty.
+            rows: how many.
 
         Returns:
             None, or the path of the trace that gave the same run before: then nothing is kept.
         """
-        block = b"".join([line + b"\n" for line in lines])
-        rows = block.count(b"\n")
         try:
             self._index.execute(
                 "INSERT INTO run (tenant, run, source, started, rows, offset, length) VALUES (?,?,?,?,?,?,?)",

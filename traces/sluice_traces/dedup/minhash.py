@@ -43,13 +43,13 @@ def _densify(table: U64) -> U64:
     if len(rows) == 0:
         return table
     part, holes = table[rows], empty[rows]
-    # Circular: the row once more on either side, so that the ends see each other.
-    places = np.arange(3 * bins, dtype=np.int32)
-    full = np.tile(~holes, (1, 3))
-    left = np.maximum.accumulate(np.where(full, places, -1), axis=1)[:, bins : 2 * bins]
-    right = np.minimum.accumulate(np.where(full, places, 3 * bins)[:, ::-1], axis=1)[:, ::-1][:, bins : 2 * bins]
+    # Circular: the row twice, so that the ends see each other.
+    places = np.arange(2 * bins, dtype=np.int16 if bins <= 1 << 13 else np.int32)
+    full = np.tile(~holes, (1, 2))
+    left = np.maximum.accumulate(np.where(full, places, -1), axis=1)[:, bins:] - bins
+    right = np.minimum.accumulate(np.where(full, places, 2 * bins)[:, ::-1], axis=1)[:, ::-1][:, :bins]
     source = np.where(_go_left(bins), left, right)
-    distance = np.abs(source - places[bins : 2 * bins])
+    distance = np.abs(source - places[:bins])
     borrowed = np.take_along_axis(part, (source % bins).astype(np.int64), axis=1)
     # The distance is mixed in, or two texts would agree in runs of bins instead of in single ones.
     part[holes] = mix(borrowed[holes] + distance[holes].astype(np.uint64) * _STEP)

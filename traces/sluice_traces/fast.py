@@ -1,0 +1,64 @@
+"""Fast paths over `sluice_api.chat` and `sluice_api.actions` for the texts that most steps have.
+
+Those modules stay the one definition of prompt and grammar: whatever is not plainly simple is handed to them, and the
+tests compare both on generated texts.
+"""
+
+from typing import Any
+
+from sluice_api.actions import SCROLL_DIRECTIONS, format_action
+from sluice_api.chat import INTENT_LIMIT, OUTCOME_LIMIT, OUTCOME_SENTENCES, render_outcome, render_user
+
+
+def outcome_text(predicted_outcome: str | None) -> str:
+    """`render_outcome`: the text itself where it is one or two sentences of printable ASCII with single blanks."""
+    text = predicted_outcome
+    if not text:
+        return ""
+    if (
+        len(text) <= OUTCOME_LIMIT
+        and text.isascii()
+        and text.isprintable()
+        and "  " not in text
+        and text[0] != " "
+        and text[-1] != " "
+        and text.count(". ") + text.count("! ") + text.count("? ") < OUTCOME_SENTENCES
+    ):
+        return text
+    return render_outcome(text)
+
+
+def human_text(intent: str | None, size_line: str) -> str:
+    """`render_user` without a screenshot; `size_line` is its last line."""
+    return f"Task: {intent[:INTENT_LIMIT]}\n{size_line}" if intent else f"Task: \n{size_line}"
+
+
+def size_line(width: int, height: int) -> str:
+    """The last line of every human turn."""
+    return render_user("", width, height, False).rpartition("\n")[2]
+
+
+def action_line(action_type: str, params: dict[str, Any] | None) -> str | None:
+    """`format_action`: clicks at whole pixels and plain texts need none of the grammar's care."""
+    if params is not None:
+        if action_type == "click":
+            x, y = params.get("x"), params.get("y")
+            if type(x) is int and type(y) is int and x >= 0 and y >= 0:
+                return f"click({x}, {y})"
+        elif action_type == "type_text":
+            text = params.get("text")
+            if type(text) is str and text and _needs_no_escape(text):
+                return f'type_text("{text}")'
+        elif action_type == "done":
+            summary = params.get("summary")
+            if type(summary) is str and _needs_no_escape(summary):
+                return f'done("{summary}")'
+        elif action_type == "scroll":
+            direction, amount = params.get("direction"), params.get("amount")
+            if direction in SCROLL_DIRECTIONS and type(amount) is int and amount > 0:
+                return f'scroll("{direction}", {amount})'
+    return format_action(action_type, params)
+
+
+def _needs_no_escape(text: str) -> bool:
+    return text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
