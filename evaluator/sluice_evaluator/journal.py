@@ -27,7 +27,7 @@ def result_key(*, target: str, protocol: str, harness_digest: str, task: EvalTas
                 "target": target,
                 "protocol": protocol,
                 "harness": harness_digest,
-                "task": task.model_dump(mode="json"),
+                "task": task.model_dump(mode="json", exclude_defaults=True),
                 "repeat": repeat,
             }
         )

@@ -27,8 +27,12 @@ class Suite:
 
 
 def suite_digest(tasks: Sequence[EvalTask]) -> str:
-    """Digest tasks: equal for equal tasks in equal order, whatever the layout of the file that they came from."""
-    return digest_bytes(canonical_json({"tasks": [task.model_dump(mode="json") for task in tasks]}))
+    """Digest tasks: equal for equal tasks in equal order, whatever the layout of the file that they came from.
+
+    Defaults are left out, so that a field that Sluice adds later does not change the digest of an old suite.
+    """
+    plain = [task.model_dump(mode="json", exclude_defaults=True) for task in tasks]
+    return digest_bytes(canonical_json({"tasks": plain}))
 
 
 def _normalized(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,8 +61,9 @@ def _problems_of(task: EvalTask) -> list[str]:
         problems.append("task_text is empty")
     if not (math.isfinite(task.max_cost) and task.max_cost > 0):
         problems.append(f"max_cost must be a positive number, got {task.max_cost}")
-    if task.max_steps < 1:
-        problems.append(f"max_steps must be at least 1, got {task.max_steps}")
+    for name in ("max_steps", "max_tokens"):
+        if getattr(task, name) < 1:
+            problems.append(f"{name} must be at least 1, got {getattr(task, name)}")
     for index, criterion in enumerate(task.criteria):
         if criterion.type in OPERAND_CRITERIA and not criterion.value:
             problems.append(f"criteria[{index}].value is empty: {criterion.type} would hold for every answer")

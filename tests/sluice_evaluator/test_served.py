@@ -44,7 +44,9 @@ def test_base_and_adapter_are_evaluated_on_a_server_of_the_worker_s_own(tmp_path
     base = ModelRef(uri=folder.as_uri(), digest=digest_tree(folder))
     adapter = publish_adapter(tmp_path, base)
     suite = tmp_path / "suite.json"
-    suite.write_text(json.dumps([{"task_id": f"t{i}", "task_text": f"open lamp {i}"} for i in range(1)]))
+    suite.write_text(
+        json.dumps([{"task_id": f"t{i}", "task_text": f"open lamp {i}", "max_tokens": 24} for i in range(3)])
+    )
     job = EvalJob(
         run=RunRef(kind="EvalRun", namespace="ns", name="e", uid="u"),
         attempt=1,
@@ -62,4 +64,4 @@ def test_base_and_adapter_are_evaluated_on_a_server_of_the_worker_s_own(tmp_path
     # an adapter whose B is zero changes nothing, whatever the model says
     assert [r.outcome.output for r in candidate.results] == [r.outcome.output for r in baseline.results]
     assert all((r.outcome.raw or {})["finish_reason"] in ("stop", "length") for r in candidate.results)
-    assert (output.comparison.wins, output.comparison.losses, output.comparison.common) == (0, 0, 1)
+    assert (output.comparison.wins, output.comparison.losses, output.comparison.common) == (0, 0, 3)

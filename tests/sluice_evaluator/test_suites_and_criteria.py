@@ -27,6 +27,8 @@ def test_both_shapes_of_the_file_are_one_suite() -> None:
     assert (plain.tasks[0].max_cost, plain.tasks[0].max_steps) == (1.0, 30)
     changed = parse_suite(json.dumps([{**TASK, "max_steps": 31}]).encode(), "a.json")
     assert changed.digest != plain.digest
+    explicit = parse_suite(json.dumps([{**TASK, "max_steps": 30, "max_tokens": 512}]).encode(), "a.json")
+    assert explicit.digest == plain.digest
 
 
 def test_a_plan_stands_in_for_the_text_and_scalar_operands_are_strings() -> None:

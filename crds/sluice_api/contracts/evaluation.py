@@ -32,6 +32,8 @@ class EvalTask(Contract):
     """Budget in US dollars."""
     max_steps: int = 30
     """Budget in steps."""
+    max_tokens: int = 512
+    """Longest answer in tokens, for a model that is asked directly."""
     cluster: str = ""
     """Template or tenant that the task shares with others; where given, whole clusters are the unit of inference."""
 

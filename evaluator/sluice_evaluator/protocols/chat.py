@@ -23,7 +23,6 @@ class ChatRunner:
         target: str = "",
         token: str = "",
         system: str = "",
-        max_tokens: int = 512,
     ) -> None:
         """Prepare to ask a model.
 
@@ -34,14 +33,12 @@ class ChatRunner:
             target: digest of its weights, where known.
             token: bearer token, where needed.
             system: system turn; none where empty.
-            max_tokens: longest answer.
         """
         self._client = client
         self._url = url.rstrip("/") + "/v1/chat/completions"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._model = model
         self._system = system
-        self._max_tokens = max_tokens
         self.target = target or f"{self._url}#{model}"
 
     async def run(self, task: EvalTask) -> Outcome:
@@ -52,7 +49,7 @@ class ChatRunner:
             "model": self._model,
             "messages": messages,
             "temperature": 0,
-            "max_tokens": self._max_tokens,
+            "max_tokens": task.max_tokens,
         }
         started = time.monotonic()
         answer = await post_json(self._client, self._url, request, self._headers)
