@@ -24,6 +24,8 @@ from sluice_devcluster.processes import ProcessId, alive, find_owned, start, sto
 
 READY_S = 90.0
 """Seconds until a head must answer."""
+STARTED = "Ray runtime started"
+"""What `ray start` writes once every part of the head is up."""
 ATTEMPTS = 3
 """Times that a head is started: a port may be taken between its choice and its use."""
 OBJECT_STORE_BYTES = 100_000_000
@@ -68,6 +70,10 @@ class RayHead:
         """Return the last lines that `ray start` wrote."""
         path = self.folder / "ray.log" if self.folder else None
         return "\n".join(path.read_text(errors="replace").splitlines()[-20:]) if path and path.exists() else ""
+
+    def _whole_log(self) -> str:
+        path = self.folder / "ray.log" if self.folder else None
+        return path.read_text(errors="replace") if path and path.exists() else ""
 
     def start(self) -> "RayHead":
         """Start the head and wait until its Jobs API answers.
@@ -149,7 +155,7 @@ class RayHead:
             **self.auth_env(),
             **self._env,
         }
-        argv = [program, "start", "--head", "--block", "--disable-usage-stats", *flags]
+        argv: list[str | Path] = [program, "start", "--head", "--block", "--disable-usage-stats", *flags]
         self._process = start(argv, log=self.folder / "ray.log", owner=str(self.folder), env=environment)
 
     def _wait_ready(self) -> None:
@@ -162,7 +168,8 @@ class RayHead:
             if self._process is None or not alive(self._process):
                 raise ComponentError(f"ray start ended:\n{self.log()}")
             with contextlib.suppress(urllib.error.URLError, OSError), opener.open(request, timeout=5) as response:
-                if response.status == 200:
+                # The dashboard answers before the head knows whether its raylet came up.
+                if response.status == 200 and STARTED in self._whole_log():
                     return
             time.sleep(0.1)
         raise ComponentError(f"Ray did not answer at {self.address()} within {READY_S:.0f} s:\n{self.log()}")

@@ -78,10 +78,10 @@ def parse_instant(value: object) -> datetime | None:
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
-def _reason_of(step: Mapping[str, Any]) -> tuple[str, str]:
-    """Take a step's label as it stands, or judge the step where it has none."""
+def _reason_of(step: Mapping[str, Any], *, trust_labels: bool) -> tuple[str, str]:
+    """Take a step's label as it stands where labels are trusted, or judge the step."""
     label, reason = step.get("label"), step.get("label_reason")
-    if isinstance(label, str) and isinstance(reason, str) and label:
+    if trust_labels and isinstance(label, str) and isinstance(reason, str) and label:
         return label, reason
     success, data, observed = step.get("success"), step.get("data"), step.get("observed_outcome")
     if not isinstance(success, bool | None):
@@ -91,8 +91,11 @@ def _reason_of(step: Mapping[str, Any]) -> tuple[str, str]:
     return judge(success, data, observed)
 
 
-def read_run(data: bytes, path: str) -> Run:
+def read_run(data: bytes, path: str, *, trust_labels: bool = True) -> Run:
     """Read one trace file.
+
+    `trust_labels` takes the labels of a labelled trace as they stand, as by hand; a rollout judges every step itself,
+    so that whoever writes the trace store cannot label an escalation away.
 
     Raises:
         NotATraceError: it is not a trace of a version that is known.
@@ -113,7 +116,7 @@ def read_run(data: bytes, path: str) -> Run:
     for step in document["steps"]:
         if not isinstance(step, dict):
             raise NotATraceError("a step is not an object")
-        label, reason = _reason_of(step)
+        label, reason = _reason_of(step, trust_labels=trust_labels)
         reasons[reason] = reasons.get(reason, 0) + 1
         if label == Label.NEGATIVE:
             failures += 1
@@ -139,7 +142,7 @@ def _is_trace_name(name: str) -> bool:
     return name.endswith(".json") and not name.startswith(".")
 
 
-def collect(files: Iterable[tuple[str, bytes | Exception]]) -> RunSet:
+def collect(files: Iterable[tuple[str, bytes | Exception]], *, trust_labels: bool = True) -> RunSet:
     """Read files into runs. A run that was seen already is a bad file: counting it twice would be evidence made up."""
     found = RunSet()
     seen: dict[tuple[str, str], str] = {}
@@ -149,7 +152,7 @@ def collect(files: Iterable[tuple[str, bytes | Exception]]) -> RunSet:
             found.bad.append(f"{path}: cannot be read ({type(data).__name__})")
             continue
         try:
-            run = read_run(data, path)
+            run = read_run(data, path, trust_labels=trust_labels)
         except NotATraceError as error:
             found.bad.append(f"{path}: {error}")
             continue
@@ -184,7 +187,7 @@ def read_folder(root: Path) -> RunSet:
 
 
 def read_store(store: Store, prefix: str, since: datetime | None = None) -> RunSet:
-    """Read all traces below a prefix of a store.
+    """Read all traces below a prefix of a store, and judge every step; labels that are there do not count.
 
     Objects that were written before `since` are not read: a run that began later cannot be in them.
 
@@ -208,4 +211,4 @@ def read_store(store: Store, prefix: str, since: datetime | None = None) -> RunS
             return name, error
 
     with ThreadPoolExecutor(max_workers=READERS) as pool:
-        return collect(item for item in pool.map(fetch, uris) if item is not None)
+        return collect((item for item in pool.map(fetch, uris) if item is not None), trust_labels=False)

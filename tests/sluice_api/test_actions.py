@@ -5,6 +5,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sluice_api.actions import Action, ActionType, format_action, parse_action
 
 GOLDEN = [

@@ -78,6 +78,8 @@ BAD = [
     ("shadowrollout", "spec.steps", [{"weight": 5}, {"weight": 5}, {"weight": 100}], "spec.steps"),
     ("shadowrollout", "spec.steps", [{"weight": 101}], "weight"),
     ("shadowrollout", "spec.steps", [], "spec.steps"),
+    ("shadowrollout", "spec.steps", [{"weight": 100}], "spec.steps"),
+    ("shadowrollout", "spec.approval", [4], "spec.approval"),
     ("shadowrollout", "spec.steps.0.weight", -5, "weight"),
     ("shadowrollout", "spec.traffic", {"router": "httpRoute"}, "spec.traffic"),
     ("shadowrollout", "spec.analysis.alpha", 0.7, "spec.analysis.alpha"),

@@ -360,7 +360,7 @@ def test_evidence_by_digest_becomes_a_scorecard_and_a_line_of_history(tmp_path: 
     assert gates["task_pass_rate"].source == evidence["eval_report"].digest
     assert gates["escalation_rate_max"].source == evidence["shadow_summary"].digest
     assert (gates["escalation_rate_max"].n, gates["escalation_rate_max"].value) == (700, 0.03)
-    assert gates["loop_rate_max"].source == evidence["labelled"].digest
+    assert gates["loop_rate_max"].verdict == "Missing"  # labels name no candidate
     assert (gates["loop_rate_max"].value, gates["loop_rate_max"].threshold) == (0.02, 0.03)
     assert gates["done_completeness"].source == "override:mara"
     assert gates["grounding_accuracy"].verdict == GateVerdict.MISSING

@@ -131,7 +131,7 @@ def test_at_the_last_step_the_stable_runs_of_the_step_before_are_the_comparison(
         (lambda w: setattr(w, "channel_problem", "403"), ("Pending", "ChannelUnreadable"), "403"),
         (lambda w: w.edit(ROLLOUT, NAME, profile="moon"), ("Stalled", "ProfileNotFound"), "moon"),
         (lambda w: w.edit(ROLLOUT, NAME, paused=True), ("Paused", "Paused"), "spec.paused"),
-        (lambda w: w.edit(ROLLOUT, NAME, steps=STEPS[:1]), ("Stalled", "InvalidSpec"), "must end with 100"),
+        (lambda w: w.edit(ROLLOUT, NAME, steps=STEPS[:2]), ("Stalled", "InvalidSpec"), "must end with 100"),
         (lambda w: w.edit(ROLLOUT, NAME, steps=[*STEPS[::-1]]), ("Stalled", "InvalidSpec"), "increase strictly"),
         (lambda w: w.edit(ROLLOUT, NAME, bake="99999999d"), ("Stalled", "InvalidSpec"), "spec.bake"),
         (lambda w: w.edit(ROLLOUT, NAME, traffic={"router": "httpRoute"}), ("Stalled", "InvalidSpec"), "spec.traffic"),

@@ -158,7 +158,7 @@ class ShadowRolloutSpec(ApiModel):
     """Offline PromotionScorecard that must say Pass for the candidate's digest before any traffic moves. Leaving it
     out is a decision to go without, and shows in the conditions."""
     steps: list[RolloutStep] = Field(
-        min_length=1,
+        min_length=2,
         max_length=20,
         json_schema_extra=validations(
             rule("self[self.size() - 1].weight == 100", "spec.steps: the last step's weight must be 100"),
@@ -168,7 +168,7 @@ class ShadowRolloutSpec(ApiModel):
             ),
         ),
     )
-    """Weights, strictly increasing, the last 100."""
+    """Weights, strictly increasing, the last 100. At least two: at 100 % there is no stable arm to compare with."""
     assignment: Assignment = Assignment()
     """How a run gets its arm."""
     traffic: Traffic = Traffic()
@@ -181,7 +181,7 @@ class ShadowRolloutSpec(ApiModel):
     """Analyses and scorecards are published below it."""
     on_inconclusive: Literal["Hold", "Rollback"] = "Hold"
     """What to do when `analysis.maxDuration` passes without a decision."""
-    approval: list[int] = Field(default_factory=list, max_length=20)
+    approval: list[Annotated[int, Field(ge=1, le=20)]] = Field(default_factory=list, max_length=20)
     """Steps (from 1) that wait for the promote annotation once their evidence is in."""
     profile: ObjectName = "cpu"
     """Compute profile of analyses and scorecards."""
@@ -189,6 +189,15 @@ class ShadowRolloutSpec(ApiModel):
     """Time at 100 % before the channel moves."""
     paused: bool = False
     """Hold the present weight while true; harm still rolls back."""
+
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": validations(
+            rule(
+                "!has(self.approval) || self.approval.all(step, step <= self.steps.size())",
+                "spec.approval names a step that spec.steps has not",
+            ),
+        )
+    }
 
 
 class Weight(StatusModel):

@@ -24,6 +24,7 @@ from sluice_evaluator.scorecard.thresholds import (
     Thresholds,
     check_gate_name,
     check_value,
+    is_possible,
 )
 from sluice_evaluator.statistics import clopper_pearson
 
@@ -37,6 +38,10 @@ OVERRIDE = "override:"
 """Prefix of the source of a value given by hand."""
 MINIMUM_N = 20
 """Units below which a passing rate is Inconclusive: even 20 of 20 leaves a lower 95 % bound of 0.83."""
+
+
+IMPOSSIBLE_NOTE = "impossible value — gate failed"
+"""Note of a gate whose evidence states what cannot be: a rate outside 0 to 1, a negative cost, no number."""
 
 
 def _tier(name: str) -> Tier:
@@ -70,8 +75,11 @@ def _judge_gate(name: GateName, found: Measurement | None, threshold: float | No
     passed = False
     if threshold is None:
         note = NO_THRESHOLD_NOTE
+    elif not is_possible(name, found.value):
+        note = IMPOSSIBLE_NOTE
     else:
-        passed = found.value >= threshold if direction == Direction.MIN else found.value <= threshold
+        value = found.value if found.exact is None else found.exact
+        passed = value >= threshold if direction == Direction.MIN else value <= threshold
         by_hand = found.source.startswith(OVERRIDE)
         if passed and found.is_rate and not by_hand and (found.n or 0) < minimum_n:
             verdict = GateVerdict.INCONCLUSIVE

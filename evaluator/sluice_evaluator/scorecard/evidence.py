@@ -12,7 +12,9 @@ class Measurement:
     """A value of one gate and what stands behind it."""
 
     value: float
-    """The value."""
+    """The value, as it is shown."""
+    exact: float | None = None
+    """The value that is compared, where what is shown was rounded."""
     n: int | None = None
     """Units that it was measured on; None when somebody just says so."""
     is_rate: bool = True
@@ -41,6 +43,9 @@ class Evidence:
     """Labelled steps by ladder rule."""
     label_source: str = ""
     """Digest of the labelled data."""
+    labels_bound: bool = True
+    """Whether the labels may be taken for the candidate's; a dataset names no candidate, so they are not once one is
+    named."""
 
     @property
     def label_steps(self) -> int:
@@ -78,6 +83,7 @@ def bound_to(evidence: Evidence, candidate_digest: str) -> tuple[Evidence, list[
             shadow_source=evidence.shadow_source,
             label_reasons=evidence.label_reasons,
             label_source=evidence.label_source,
+            labels_bound=False,
         ),
         refused,
     )

@@ -66,6 +66,10 @@ def measured_by_agent(name: GateName) -> Source:
     return source
 
 
+ROUNDING = 5.1e-5
+"""Rates in a summary have four decimal places."""
+
+
 def candidate_escalation_rate(evidence: Evidence) -> Measurement | None:
     """The candidate arm's escalations a step, from the shadow summary."""
     summary = evidence.shadow_summary
@@ -76,8 +80,12 @@ def candidate_escalation_rate(evidence: Evidence) -> Measurement | None:
         # a summary by hand may state the rate alone; an arm that counted no steps has no rate
         by_hand = "step_count" not in arm.model_fields_set and "escalation_rate" in arm.model_fields_set
         return Measurement(value=arm.escalation_rate, source=evidence.shadow_source) if by_hand else None
+    # From the counts: a stated rate is rounded to four places, and may contradict them.
+    exact = arm.escalation_count / arm.step_count if "escalation_count" in arm.model_fields_set else None
+    agrees = exact is None or abs(exact - arm.escalation_rate) < ROUNDING
     return Measurement(
-        value=arm.escalation_rate,
+        value=arm.escalation_rate if agrees or exact is None else exact,
+        exact=exact,
         n=arm.step_count,
         source=evidence.shadow_source,
         detail=f"{arm.escalation_count} of {arm.step_count} steps in {arm.run_count} candidate runs",
@@ -87,7 +95,7 @@ def candidate_escalation_rate(evidence: Evidence) -> Measurement | None:
 def labelled_escalation_rate(evidence: Evidence) -> Measurement | None:
     """Escalations a labelled step: the seed's proxy for loops."""
     steps = evidence.label_steps
-    if not steps:
+    if not steps or not evidence.labels_bound:
         return None
     escalations = evidence.label_reasons.get(LabelReason.ESCALATION, 0)
     return Measurement(

@@ -44,14 +44,19 @@ def check_gate_name(name: str, where: str) -> GateName:
         raise ValueError(f"{where}: unknown gate {name!r}; known are {', '.join(GateName)}") from None
 
 
+def is_possible(name: GateName, value: float) -> bool:
+    """Tell whether the gate can have the value: rates lie between 0 and 1, a cost is not negative."""
+    most = math.inf if name == GateName.COST_PER_SUCCESS_USD_MAX else 1.0
+    return math.isfinite(value) and 0.0 <= value <= most
+
+
 def check_value(name: GateName, value: float, where: str) -> float:
     """Give the value back if the gate can have it: rates lie between 0 and 1, a cost is not negative.
 
     Raises:
         ValueError: it cannot.
     """
-    most = math.inf if name == GateName.COST_PER_SUCCESS_USD_MAX else 1.0
-    if not (math.isfinite(value) and 0.0 <= value <= most):
+    if not is_possible(name, value):
         raise ValueError(f"{where}: {name} cannot be {value}")
     return float(value)
 

@@ -78,5 +78,5 @@ def view_of(name: str, document: str | None, uid: str) -> RouteView:
             candidate_digest=str(candidate.get("digest") or ""),
             stable_digest=str(stable.get("digest") or ""),
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return RouteView(exists=True, problem=RouterProblem.FOREIGN_EDIT, message=problem)
