@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sluice_cli.main import main
 from sluice_traces.mixture import Bucket, MixtureConfig, MixtureError, RowInfo, largest_remainder, plan_mixture
 
-CODE_MODEL = Path(__file__).parents[2] / "examples" / "mixture" / "code-model.yaml"
+CODE_MODEL = Path(__file__).parents[2] / "traces" / "mixtures" / "code-model.yaml"
 
 
 def rows(count, tags=()) -> list[RowInfo]:

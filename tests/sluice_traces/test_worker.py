@@ -326,8 +326,10 @@ def test_a_job_that_asks_for_what_cannot_be_is_a_user_error(source, tmp_path, fi
 
 
 def test_a_parent_that_is_not_there_is_named(source, tmp_path):
-    with pytest.raises(NotFoundError, match=r"manifest\.json"):
-        build(source, tmp_path, parent="sha256:" + "1" * 64)
+    error = failure(source, tmp_path, parent="sha256:" + "1" * 64)
+    assert error.failure_class is FailureClass.DATA
+    assert "1111 is not under file://" in error.message
+    assert "restore it" in error.message
 
 
 def test_progress_names_the_stages(source, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob, LabelOutput
 from sluice_api.contracts.trace import Label
-from sluice_artifacts import open_store
+from sluice_artifacts import NotFoundError, open_store
 from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_traces.build import Build, Builder
 from sluice_traces.cache import OutcomeCache
@@ -38,7 +38,7 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
         with Inventory(folder) as inventory, Spool(folder) as spool:
             tombstones, _ = read_tombstones(job.dataset_uri)
             parent = _parent(job, folder, spool, tombstones)
-            reporter.progress(stage="listing", inputs={} if parent is None else {"parent": parent.ref.digest})
+            reporter.progress(stage="listing", inputs={} if job.parent is None else {"parent": job.parent})
             inventory.scan(store, job.source_uri, lambda count: reporter.progress(step=count))
             total = inventory.count()
             if total == 0:
@@ -115,7 +115,14 @@ def _parent(job: LabelJob, folder: Path, spool: Spool, tombstones: Tombstones) -
         return None
     downloads = folder / "parent"
     downloads.mkdir()
-    parent = ParentVersion(job.dataset_uri, tombstones.current(job.parent), downloads)
+    try:
+        parent = ParentVersion(job.dataset_uri, tombstones.current(job.parent), downloads)
+    except NotFoundError:
+        raise WorkerError(
+            FailureClass.DATA,
+            f"the previous version {job.parent} is not under {job.dataset_uri}, so nobody knows what it held out: "
+            "restore it, or begin anew with a TraceDataset of another name",
+        ) from None
     for line in parent.runs():
         if not tombstones.covers(line.tenant_id, line.run_id):
             spool.remember(line.tenant_id, line.run_id, line.part, line.source)
