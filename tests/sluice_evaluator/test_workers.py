@@ -1,7 +1,9 @@
 """The workers end to end: a job in, published evidence and a classified result out, on file:// storage."""
 
 import json
+import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -361,7 +363,7 @@ def test_evidence_by_digest_becomes_a_scorecard_and_a_line_of_history(tmp_path: 
     assert gates["escalation_rate_max"].source == evidence["shadow_summary"].digest
     assert (gates["escalation_rate_max"].n, gates["escalation_rate_max"].value) == (700, 0.03)
     assert gates["loop_rate_max"].verdict == "Missing"  # labels name no candidate
-    assert (gates["loop_rate_max"].value, gates["loop_rate_max"].threshold) == (0.02, 0.03)
+    assert gates["loop_rate_max"].threshold == 0.03
     assert gates["done_completeness"].source == "override:mara"
     assert gates["grounding_accuracy"].verdict == GateVerdict.MISSING
     scorecard = read_document(output.scorecard, Scorecard)
@@ -424,3 +426,34 @@ def test_damaged_or_missing_evidence_and_unknown_names_are_failures(tmp_path: Pa
     job = scorecard_job(tmp_path, eval_report=evidence["eval_report"])
     assert run_worker(job, scorecard_worker.run) == 0
     assert result_of(tmp_path).failure.failure_class == FailureClass.DATA
+
+
+STOPPED = """
+import subprocess
+import sys
+import time
+from sluice_api.contracts.jobs import JOB_INPUT
+from sluice_artifacts.reporting import run_worker
+from sluice_evaluator.workers import eval as worker
+sys.exit(run_worker(JOB_INPUT.validate_json(sys.stdin.read()), worker.run))
+"""
+
+
+def test_a_job_that_is_asked_to_stop_is_preempted_and_publishes_nothing(tmp_path: Path) -> None:
+    cache = (tmp_path / "cache").as_uri() + "/"
+    with AgentServer(lambda body, call: by_weights(body, call) if body["task_id"] == "t0" else "stall") as server:
+        job = eval_job(tmp_path, agent_url=server.url, cache_uri=cache, task_timeout_s=300.0)
+        process = subprocess.Popen([sys.executable, "-c", STOPPED], stdin=subprocess.PIPE, text=True)
+        assert process.stdin is not None
+        process.stdin.write(job.model_dump_json())
+        process.stdin.close()
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "cache").glob("*.json"))) < 2 or server.in_flight < 4:
+            assert time.monotonic() < deadline, "the job did not get under way"
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(30) == 0
+    result = result_of(tmp_path)
+    assert result.output is None
+    assert result.failure.failure_class == FailureClass.PREEMPTED
+    assert not (tmp_path / "attempt-1" / "reports").exists()
