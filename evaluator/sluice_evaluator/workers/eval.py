@@ -28,6 +28,8 @@ from sluice_evaluator.workers.served import serve_targets
 
 REACHABLE_WITHIN_S = 15.0
 """Seconds that an agent or endpoint gets to come up before the job fails."""
+STOP_POLL_S = 0.2
+"""Seconds until a request to stop is seen."""
 
 
 def target_digest(target: EvalTarget) -> str:
@@ -143,14 +145,33 @@ async def _evaluate(
     async with http_client(concurrency=config.concurrency, timeout_s=config.task_timeout_s) as client:
         with _arms(job, targets, client) as arms:
             reporter.progress(stage="evaluating", step=0, of=len(suite.tasks) * config.repeats * len(arms))
+            running = asyncio.ensure_future(
+                evaluate(arms, suite.tasks, config, journal=journal, on_progress=_Progress(reporter))
+            )
+            with reporter.cooperative_stop():
+                return await _until_stopped(running, reporter)
+
+
+async def _until_stopped(running: "asyncio.Future[list[EvalReport]]", reporter: Reporter) -> list[EvalReport]:
+    """Wait for the reports; when the job is asked to stop, let go of the tasks: what was judged is in the journal.
+
+    Raises:
+        WorkerError: the job was asked to stop, or too much could not be judged.
+    """
+    while not reporter.stop_requested.is_set():
+        done, _ = await asyncio.wait([running], timeout=STOP_POLL_S)
+        if done:
             try:
-                return await evaluate(arms, suite.tasks, config, journal=journal, on_progress=_Progress(reporter))
+                return running.result()
             except TooManyInfrastructureErrors as error:
                 raise WorkerError(
                     FailureClass.INFRASTRUCTURE,
                     f"{error}. They are never scored as the model's failures: repair the agent or endpoint, or raise "
                     "the limit",
                 ) from error
+    running.cancel()
+    await asyncio.wait([running])
+    raise WorkerError(FailureClass.PREEMPTED, "the job was asked to stop before every task was judged")
 
 
 def _compare(job: EvalJob, baseline: EvalReport, candidate: EvalReport) -> CompareReport:
