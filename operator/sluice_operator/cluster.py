@@ -260,6 +260,15 @@ async def load_configuration() -> kubernetes_client.Configuration:
     return configuration
 
 
+def _remedy(status: int, message: str) -> str:
+    """Return what to do about a refusal: RBAC says who cannot do what, quotas and policies say something else."""
+    if status == 401:
+        return "check the operator's token"
+    if " cannot " in message:
+        return "check the operator's Role"
+    return "a quota or policy of the namespace refuses it: ask its admin, or choose another profile"
+
+
 def translate(
     method: str, path: str, status: int, reason: str, data: bytes, retry_after: float | None = None
 ) -> ClusterError:
@@ -272,10 +281,10 @@ def translate(
         message, cause, details = data.decode("utf-8", "replace")[:500] or reason, "", None
     text = f"{method} {path}: {message}"
     if status in (401, 403):
-        hint = "check the operator's Role" if status == 403 else "check the operator's token"
-        return ForbiddenError(f"{text}; {hint}", status=status)
+        return ForbiddenError(f"{text}; {_remedy(status, message)}", status=status)
     if status == 404:
-        return NotFoundError(text, status=status)
+        missing = "; is its CRD installed?" if method in ("POST", "PATCH") and not details else ""
+        return NotFoundError(f"{text}{missing}", status=status)
     if status == 409:
         return (AlreadyExistsError if cause == "AlreadyExists" else ConflictError)(text, status=status)
     if status == 422 and cause == "Invalid" and not details:

@@ -210,6 +210,8 @@ class Reconciler:
                 await self._tell(key, raw, reason, message, stalled=stalled)
         except (ClusterError, LeaseLostError) as problem:
             logger.warning("%s: the error could not be written into its status: %s", key, problem)
+        except Exception:  # one object that defies even this must not end the work on all the others
+            logger.exception("%s: the error could not be written into its status", key)
         return delay
 
     async def _tell(self, key: Key, raw: Raw, reason: str, message: str, *, stalled: bool) -> None:

@@ -29,7 +29,7 @@ LINEAGE = {
     "promotionScorecard": {"output": "s3://sluice/agent/"},
     "shadowRollout": {
         "stable": {"root": "s3://sluice/agent/"},
-        "steps": [{"weight": 100}],
+        "steps": [{"weight": 25}, {"weight": 100}],
         "analysis": {"source": {"uri": "s3://traces/acme/"}},
         "output": "s3://sluice/agent/",
     },

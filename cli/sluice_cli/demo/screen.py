@@ -27,7 +27,6 @@ COLOURS = {
 """Colour of a phase or verdict; anything else is under way."""
 BARS = "▁▂▃▄▅▆▇█"
 KIND_ORDER = ("TraceDataset", "FineTuneRun", "EvalRun", "PromotionScorecard", "ShadowRollout")
-STEP_SCORECARDS = "-s"
 
 
 def coloured(word: str) -> Text:

@@ -216,7 +216,7 @@ class _Rules:
                     uri=output.adapter.uri,
                     digest=output.adapter.digest,
                     rank=output.rank,
-                    final_loss=output.final_loss,
+                    final_loss=float(f"{output.final_loss:.4g}"),
                     steps=output.steps,
                 ),
                 "inputs": status.inputs.model_copy(update={"base_model": output.base_model.digest}),

@@ -24,11 +24,11 @@ def rivals_of(rollout: ShadowRollout, others: Iterable[Mapping[str, Any]]) -> tu
             continue
         if (_root(str(stable.get("root", ""))), stable.get("channel", "stable")) != target:
             continue
-        if not status.get("step") or status.get("outcome"):
+        they_carry = int((status.get("weight") or {}).get("actual") or 0) > 0
+        if (not status.get("step") or status.get("outcome")) and not they_carry:
             continue
         namespace, name = str(metadata.get("namespace", "")), str(metadata.get("name", ""))
         theirs = _rank(namespace, name, metadata)
-        they_carry = int((status.get("weight") or {}).get("actual") or 0) > 0
         contested = rollout.status.step > 0 and not rollout.status.outcome
         first = theirs < mine if they_carry == carries else they_carry
         if first or not contested:

@@ -278,8 +278,10 @@ def _intend(facts: Facts[TraceDataset], status: TraceDatasetStatus, key: str, ac
     if schedule is not None and key.startswith("schedule/"):
         following = format_instant(next_instant(schedule, facts.now.instant))
         status = status.model_copy(update={"next_refresh": following})
-    parent = status.latest.digest if status.latest is not None else None
-    status = intend(facts, status, key=key, output=facts.obj.spec.output.uri, inputs={"parent": parent})
+    output, latest = facts.obj.spec.output.uri, status.latest
+    # A version elsewhere is no parent: after a change of the output prefix the first build there starts afresh.
+    parent = latest.digest if latest is not None and latest.uri.startswith(output.rstrip("/") + "/") else None
+    status = intend(facts, status, key=key, output=output, inputs={"parent": parent})
     verdict = Verdict(
         mood=Mood.WORKING,
         phase=Phase.PENDING,

@@ -94,11 +94,6 @@ def router_name(rollout: str, config_map: str | None = None) -> str:
     return config_map or bounded(rollout, "router")
 
 
-def config_map_name(job: str) -> str:
-    """Return the name of the ConfigMap that carries a job's input."""
-    return bounded(job, "input")
-
-
 def digest_hex(digest: str) -> str:
     """Return the hexadecimal digits of a digest."""
     return digest.removeprefix("sha256:")
