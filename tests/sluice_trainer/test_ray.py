@@ -3,14 +3,15 @@
 import os
 import pickle
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from sluice_api.contracts.jobs import FailureClass
-from sluice_artifacts.reporting import WorkerError, classify, run_worker
+from sluice_api.contracts.jobs import FailureClass, Progress
+from sluice_artifacts.reporting import Reporter, WorkerError, classify, run_worker
 from sluice_trainer import ray_adapter, worker
 from training_jobs import Workplace
 
@@ -78,3 +79,40 @@ def test_a_cluster_that_cannot_be_reached_is_an_infrastructure_failure(
     ):
         raise AssertionError("never connected")
     assert caught.value.failure_class == FailureClass.INFRASTRUCTURE
+
+
+def test_a_start_is_spoken_for_until_the_workers_report_or_it_takes_too_long(tmp_path: Path) -> None:
+    now = 0.0
+    job = Workplace(tmp_path).job("slow")
+    path = Path(job.output_uri.removeprefix("file://")) / "progress.json"
+
+    def stamp() -> datetime:
+        return datetime.fromtimestamp(now, UTC)
+
+    def written() -> str:
+        return Progress.model_validate_json(path.read_bytes()).updated_at
+
+    driver = Reporter(job, now=stamp, monotonic=lambda: now)
+    driver.progress(stage=ray_adapter.STARTING)
+    beat = ray_adapter.StartBeat(job, driver, clock=lambda: now)
+    first = written()
+    now = 5.0
+    beat()
+    assert written() == first
+    now = 11.0
+    beat()
+    second = written()
+    assert second > first
+    now = ray_adapter.START_LIMIT_SECONDS + 12
+    beat()
+    assert written() == second, "a start that takes too long is a hang"
+
+    now = 0.0
+    beat = ray_adapter.StartBeat(job, driver, clock=lambda: now)
+    Reporter(job, now=stamp).progress(stage="loading")
+    now = 20.0
+    beat()
+    now = 40.0
+    beat()
+    progress = Progress.model_validate_json(path.read_bytes())
+    assert (progress.stage, progress.updated_at) == ("loading", first), "the workers' own report stands"

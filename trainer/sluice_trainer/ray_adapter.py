@@ -17,7 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
+from pydantic import ValidationError
+
+from sluice_api.contracts.jobs import PROGRESS_FILE, FailureClass, Progress, TrainJob, TrainOutput
 from sluice_artifacts import ArtifactError, join, open_store
 from sluice_artifacts.reporting import Reporter, WorkerError
 
@@ -31,6 +33,12 @@ STOP_FILE = "stop"
 """Below the attempt's `output_uri`: asks its workers to save and end."""
 STOP_POLL_SECONDS = 1.0
 """Seconds between looks for it."""
+STARTING = "starting"
+"""Stage until the workers report."""
+START_BEAT_SECONDS = 10.0
+"""Seconds between reports of the driver while the workers are being started."""
+START_LIMIT_SECONDS = 600.0
+"""Seconds for which it does so."""
 PROCESS_GROUP_TIMEOUT_SECONDS = 600
 """Seconds after which a worker gives up waiting for the others."""
 _ENVIRONMENT = {
@@ -52,14 +60,14 @@ def run(job: TrainJob, reporter: Reporter, cache: Path) -> TrainOutput:
     Raises:
         WorkerError: the workers' own failure, or `Infrastructure` when Ray cannot be reached.
     """
-    reporter.progress(stage="starting", inputs={"dataset": job.dataset.digest})
+    reporter.progress(stage=STARTING, inputs={"dataset": job.dataset.digest})
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with ExitStack() as stack:
         stop = stack.enter_context(reporter.cooperative_stop())
         stack.enter_context(connected(job))
         storage = stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-ray-"))
-        text = _fit(job, cache, storage, stop)
+        text = _fit(_trainer(job, cache, storage), job, stop, StartBeat(job, reporter))
     if text is None:
         raise WorkerError(FailureClass.INFRASTRUCTURE, "the training workers ended without an output: see their logs")
     return TrainOutput.model_validate_json(text)
@@ -101,9 +109,39 @@ def connected(job: TrainJob) -> Iterator[None]:
         ray.shutdown()
 
 
-def _fit(job: TrainJob, cache: Path, storage: str, stop: threading.Event) -> str | None:
+class StartBeat:
+    """Says that the workers are being started, until they report themselves.
+
+    Placing workers and importing their libraries takes long on a busy cluster and is no hang; a start that takes longer
+    than `START_LIMIT_SECONDS` is one, and nobody speaks for it any more.
+    """
+
+    def __init__(self, job: TrainJob, reporter: Reporter, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin the start now."""
+        self._uri = join(job.output_uri, PROGRESS_FILE)
+        self._store = open_store(job.output_uri)
+        self._reporter = reporter
+        self._clock = clock
+        self._started = self._last = clock()
+        self._over = False
+
+    def __call__(self) -> None:
+        """Report, if it is time to and the workers have not."""
+        now = self._clock()
+        if self._over or now - self._last < START_BEAT_SECONDS:
+            return
+        self._last = now
+        try:
+            stage = Progress.model_validate_json(self._store.read(self._uri)).stage
+        except (ArtifactError, ValidationError):
+            stage = STARTING
+        self._over = stage != STARTING or now - self._started > START_LIMIT_SECONDS
+        if not self._over:
+            self._reporter.progress(stage=STARTING)
+
+
+def _fit(trainer: Any, job: TrainJob, stop: threading.Event, beat: StartBeat) -> str | None:
     """Run the trainer beside the main thread, which passes a request to stop on to the workers."""
-    trainer = _trainer(job, cache, storage)
     outcome: list[Any] = []
 
     def fit() -> None:
@@ -117,6 +155,7 @@ def _fit(job: TrainJob, cache: Path, storage: str, stop: threading.Event) -> str
     told = False
     while thread.is_alive():
         thread.join(timeout=0.1)
+        beat()
         if stop.is_set() and not told:
             told = True
             with suppress(ArtifactError):
