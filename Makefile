@@ -32,6 +32,17 @@ check: install verify ## lint, format, types, import rules, generated files
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+.PHONY: bench-traces
+bench-traces: install ## measure the data pipeline against its peers
+	$(PY) -P bench/traces/main.py
+
+.PHONY: bench-eval
+bench-eval: install ## measure the evaluator, and simulate its decisions
+	$(PY) -P bench/eval/main.py
+
+.PHONY: bench
+bench: bench-traces bench-eval ## all measurements
+
 .PHONY: crds
 crds: install ## write the CRDs from the kinds
 	$(PY) -P -m sluice_api.generator
