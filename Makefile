@@ -34,11 +34,11 @@ check: install verify ## lint, format, types, import rules, generated files
 
 .PHONY: bench-traces
 bench-traces: install ## measure the data pipeline against its peers
-	$(PY) -P bench/traces/main.py
+	$(PY) bench/traces/main.py
 
 .PHONY: bench-eval
 bench-eval: install ## measure the evaluator, and simulate its decisions
-	$(PY) -P bench/eval/main.py
+	$(PY) bench/eval/main.py
 
 .PHONY: bench
 bench: bench-traces bench-eval ## all measurements
