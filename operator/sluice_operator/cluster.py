@@ -63,7 +63,7 @@ class Cluster:
         await self.client.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Raw | None:
-        """Return an object, or None where there is none (or where its kind is not installed)."""
+        """Return an object, or None where there is none. KindMissingError where its kind is not installed."""
         try:
             return await self._request("GET", resource.path(namespace, name))
         except NotFoundError:
@@ -101,18 +101,22 @@ class Cluster:
             return require_owner(existing, owner)
 
     async def apply(self, manifest: Mapping[str, Any], *, owner: str) -> Raw:
-        """Create or repair a child: create where it is missing, else server-side apply bound to the UID we saw.
+        """Create or repair a child by server-side apply, bound to the UID that was seen.
+
+        A missing one is claimed first, by creating it with its name, labels and owner alone: only a create fails where
+        somebody else was faster, and only what apply wrote does apply remove again. The bare object is inert.
 
         Raises ForeignObjectError, without touching it, when the name belongs to an object that does not name `owner`.
         """
         existing = await self._existing(manifest)
         if existing is None:
-            try:
-                return await self.create(manifest)
-            except AlreadyExistsError:
-                existing = await self._existing(manifest)
-                if existing is None:
-                    raise
+            kept = ("name", "namespace", "labels", "ownerReferences")
+            claim = {key: manifest["metadata"][key] for key in kept if key in manifest["metadata"]}
+            existing = await self.create_once(
+                {key: claim if key == "metadata" else manifest[key] for key in ("apiVersion", "kind", "metadata")}
+                | ({"spec": {}} if "spec" in manifest else {}),
+                owner=owner,
+            )
         require_owner(existing, owner)
         # The UID binds the patch to the object that was checked: another one of the same name makes it a conflict.
         metadata = {**manifest["metadata"], "uid": existing["metadata"]["uid"]}
@@ -295,6 +299,13 @@ def translate(
     if status == 429 or status >= 500:
         return UnreachableError(text, status=status, retry_after=retry_after)
     return ClusterError(text, status=status)
+
+
+def kind_in(path: str) -> str:
+    """Return the collection that a URL path is about, e.g. `rayjobs.ray.io`."""
+    parts = path.strip("/").split("/")
+    rest = parts[5:] if parts[3:4] == ["namespaces"] and len(parts) > 5 else parts[3:]
+    return f"{rest[0] if rest else path}.{parts[1]}"
 
 
 def version_test(raw: Mapping[str, Any]) -> list[Raw]:

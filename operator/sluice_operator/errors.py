@@ -2,7 +2,8 @@
 
     OperatorError
     ├── ClusterError              the Kubernetes API said no
-    │   ├── NotFoundError         404, also a kind whose CRD is not installed
+    │   ├── NotFoundError         404: no such object
+    │   ├── KindMissingError      404: no such kind, its CRD is not installed
     │   ├── ForbiddenError        401 and 403
     │   ├── ConflictError         409: the object changed since it was read
     │   ├── AlreadyExistsError    409 on create
@@ -39,9 +40,15 @@ class ClusterError(OperatorError):
 
 
 class NotFoundError(ClusterError):
-    """No such object, or no such kind: is its CRD installed?"""
+    """No such object."""
 
     reason = "NotFound"
+
+
+class KindMissingError(ClusterError):
+    """The cluster does not serve the kind: nothing may be concluded about its objects."""
+
+    reason = "KindMissing"
 
 
 class ForbiddenError(ClusterError):

@@ -11,6 +11,7 @@ from sluice_operator.errors import (
     ForbiddenError,
     ForeignObjectError,
     InvalidError,
+    KindMissingError,
     LeaseLostError,
     UnreachableError,
 )
@@ -43,9 +44,9 @@ async def test_an_absent_object_is_none(api, namespace):
     assert await api.get(RUN, namespace, "absent") is None
 
 
-async def test_an_uninstalled_kind_is_absent_to_get_and_an_error_to_create(api, namespace):
-    kind = Resource(group="sluice.dev", version="v1alpha1", kind="Nothing", plural="nothings")
-    with pytest.raises(ForbiddenError, match="check the operator's Role"):
+async def test_an_uninstalled_kind_is_told_apart_from_an_absent_object(api, namespace):
+    kind = Resource(group="batch", version="v1alpha9", kind="Job", plural="jobs")
+    with pytest.raises(KindMissingError, match=r"install the CRD of jobs\.batch"):
         await api.get(kind, namespace, "x")
 
 

@@ -38,12 +38,15 @@ def until(check, *, timeout_s: float = 120.0, what: str = "", every_s: float = 0
 
 def install_crds(kubectl) -> None:
     """Install the five CRDs as they are generated, and wait for them."""
-    for path in sorted(CRDS.glob("sluice.dev_*.yaml")):
-        kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
-    names = [
-        f"crd/{path.stem.removeprefix('sluice.dev_')}.sluice.dev" for path in sorted(CRDS.glob("sluice.dev_*.yaml"))
-    ]
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    paths = sorted(CRDS.glob("sluice.dev_*.yaml"))
+    kubectl("apply", "--server-side", "--force-conflicts", *(f"--filename={path}" for path in paths))
+    await_crds(kubectl, *(f"{path.stem.removeprefix('sluice.dev_')}.sluice.dev" for path in paths))
+
+
+def await_crds(kubectl, *names: str) -> None:
+    """Wait until CRDs are served. kubectl fails where one is so new that it has no condition yet."""
+    wait = ["wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in names)]
+    until(lambda: kubectl(*wait, check=False).returncode == 0, what=f"CRDs {names} are served")
 
 
 def install_role(kubectl, namespace: str, account: str = "sluice-operator") -> None:

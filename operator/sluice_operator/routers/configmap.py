@@ -7,6 +7,7 @@ from typing import Any
 from sluice_api.v1alpha1 import ShadowRollout
 from sluice_operator.cluster import Cluster
 from sluice_operator.decisions.base import RouterProblem, RouteView, SetRoute
+from sluice_operator.errors import ClusterError
 from sluice_operator.manifests.configmap import ROUTER_KEY, router_config_map
 from sluice_operator.manifests.naming import LABEL_MANAGED_BY, LABEL_OWNER_KIND, MANAGER, router_name
 from sluice_operator.resources import CONFIG_MAP, owner_uids
@@ -27,7 +28,10 @@ class ConfigMapRouter:
     async def read(self, rollout: ShadowRollout) -> RouteView:
         """Return what the ConfigMap says."""
         name = router_name(rollout.name, rollout.spec.traffic.config_map)
-        raw = await self._cluster.get(CONFIG_MAP, rollout.namespace, name)
+        try:
+            raw = await self._cluster.get(CONFIG_MAP, rollout.namespace, name)
+        except ClusterError as error:
+            return RouteView(exists=False, problem=RouterProblem.UNREACHABLE, message=str(error))
         if raw is None:
             return RouteView(exists=False)
         if rollout.uid not in owner_uids(raw):

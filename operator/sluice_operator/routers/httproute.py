@@ -11,6 +11,7 @@ from typing import Any
 from sluice_api.v1alpha1 import ShadowRollout
 from sluice_operator.cluster import Cluster
 from sluice_operator.decisions.base import RouterProblem, RouteView, SetRoute
+from sluice_operator.errors import ClusterError
 from sluice_operator.manifests.httproute import ANNOTATION_CANDIDATE, ANNOTATION_STABLE, http_route
 from sluice_operator.manifests.naming import router_name
 from sluice_operator.resources import HTTP_ROUTE, owner_uids
@@ -29,7 +30,10 @@ class HTTPRouteRouter:
     async def read(self, rollout: ShadowRollout) -> RouteView:
         """Return what the route says and whether the gateways follow it."""
         name = router_name(rollout.name)
-        raw = await self._cluster.get(HTTP_ROUTE, rollout.namespace, name)
+        try:
+            raw = await self._cluster.get(HTTP_ROUTE, rollout.namespace, name)
+        except ClusterError as error:
+            return RouteView(exists=False, problem=RouterProblem.UNREACHABLE, message=str(error))
         if raw is None:
             return RouteView(exists=False)
         if rollout.uid not in owner_uids(raw):
