@@ -22,6 +22,7 @@ from sluice_operator.errors import (
     ForbiddenError,
     ForeignObjectError,
     InvalidError,
+    KindMissingError,
     NotFoundError,
     UnreachableError,
 )
@@ -286,9 +287,10 @@ def translate(
     text = f"{method} {path}: {message}"
     if status in (401, 403):
         return ForbiddenError(f"{text}; {_remedy(status, message)}", status=status)
+    if status == 404 and not details:
+        return KindMissingError(f"{text}; install the CRD of {kind_in(path)}", status=status)
     if status == 404:
-        missing = "; is its CRD installed?" if method in ("POST", "PATCH") and not details else ""
-        return NotFoundError(f"{text}{missing}", status=status)
+        return NotFoundError(text, status=status)
     if status == 409:
         return (AlreadyExistsError if cause == "AlreadyExists" else ConflictError)(text, status=status)
     if status == 422 and cause == "Invalid" and not details:
