@@ -2,8 +2,8 @@
 
 import pytest
 import yaml
-from operators import RULES
 
+from operators import RULES
 from sluice_operator.lease import LEASE_NAME
 from sluice_operator.profiles import CONFIG_MAP_NAME
 from sluice_operator.resources import RESOURCES
