@@ -71,7 +71,9 @@ def view_of(name: str, document: str | None, uid: str) -> RouteView:
     problem = f"ConfigMap {name}: {ROUTER_KEY} is not what this rollout wrote"
     try:
         data: Mapping[str, Any] = json.loads(document or "")
-        weight = float(data["candidate_pct"])
+        weight = data["candidate_pct"]
+        if isinstance(weight, bool) or not isinstance(weight, int | float):
+            raise TypeError("candidate_pct is no number")
         stable, candidate = data.get("stable") or {}, data.get("candidate") or {}
         if data.get("rollout") != uid or weight != int(weight) or not 0 <= weight <= 100:
             return RouteView(exists=True, problem=RouterProblem.FOREIGN_EDIT, message=problem)
