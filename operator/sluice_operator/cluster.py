@@ -104,20 +104,18 @@ class Cluster:
     async def apply(self, manifest: Mapping[str, Any], *, owner: str) -> Raw:
         """Create or repair a child by server-side apply, bound to the UID that was seen.
 
-        A missing one is claimed first, by creating it with its name, labels and owner alone: only a create fails where
-        somebody else was faster, and only what apply wrote does apply remove again. The bare object is inert.
+        A missing one is created, since only that fails where somebody else was faster. An object with a spec is created
+        bare, inert under its name, labels and owner, and then applied: only what apply wrote does apply remove again.
 
         Raises ForeignObjectError, without touching it, when the name belongs to an object that does not name `owner`.
         """
         existing = await self._existing(manifest)
         if existing is None:
+            if "spec" not in manifest:
+                return await self.create_once(manifest, owner=owner)
             kept = ("name", "namespace", "labels", "ownerReferences")
             claim = {key: manifest["metadata"][key] for key in kept if key in manifest["metadata"]}
-            existing = await self.create_once(
-                {key: claim if key == "metadata" else manifest[key] for key in ("apiVersion", "kind", "metadata")}
-                | ({"spec": {}} if "spec" in manifest else {}),
-                owner=owner,
-            )
+            existing = await self.create_once({**manifest, "metadata": claim, "spec": {}}, owner=owner)
         require_owner(existing, owner)
         # The UID binds the patch to the object that was checked: another one of the same name makes it a conflict.
         metadata = {**manifest["metadata"], "uid": existing["metadata"]["uid"]}

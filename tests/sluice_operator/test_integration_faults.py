@@ -101,8 +101,10 @@ def test_a_refused_status_is_written_later_without_any_event(place, proxy, tmp_p
 
 def test_a_lost_role_is_a_setback_and_no_end(place):
     with place.operator(flags=("--lease-duration", "600")) as operator:
-        place.kubectl("-n", place.namespace, "delete", "rolebinding", "sluice-workload")
         place.apply(dataset(place.uri))
+        place.wait_phase("tracedataset", "data", "Ready")
+        place.kubectl("-n", place.namespace, "delete", "rolebinding", "sluice-workload")
+        place.apply(dataset(place.uri, historyLimit=3))
         operator.wait_for("check the operator's Role")
         assert operator.running()
         binding = {
@@ -113,6 +115,8 @@ def test_a_lost_role_is_a_setback_and_no_end(place):
             "subjects": [{"kind": "ServiceAccount", "name": "sluice-operator", "namespace": place.namespace}],
         }
         place.kubectl("apply", "-f", "-", input=json.dumps(binding))
+        generation = place.get("tracedataset", "data")["metadata"]["generation"]
+        until(lambda: place.status("tracedataset", "data").get("observedGeneration") == generation)
         place.wait_phase("tracedataset", "data", "Ready")
 
 
