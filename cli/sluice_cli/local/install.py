@@ -91,18 +91,21 @@ def apply(kubectl: Path, environment: Mapping[str, str], objects: Sequence[Mappi
         raise InstallError(done.stderr.strip())
 
 
+def _await_kinds(kubectl: Path, environment: Mapping[str, str]) -> None:
+    """Wait until the API server serves the kinds. Raises InstallError."""
+    names = [f"crd/{kind.crd.plural}.sluice.dev" for kind in KINDS]
+    command = [str(kubectl), "wait", "--for=condition=Established", "--timeout=30s", *names]
+    for last in (False, False, True):
+        done = subprocess.run(command, text=True, capture_output=True, env=dict(environment), timeout=90, check=False)
+        # A brand-new CRD has no conditions yet, which kubectl takes for an error instead of waiting.
+        if done.returncode == 0:
+            return
+        if last:
+            raise InstallError(done.stderr.strip())
+
+
 def install(kubectl: Path, environment: Mapping[str, str], profiles: Mapping[str, Mapping[str, Any]]) -> None:
     """Install the CRDs and wait for them, then the rest. Raises InstallError."""
     apply(kubectl, environment, [generator.custom_resource_definition(kind) for kind in KINDS])
-    names = [f"crd/{kind.crd.plural}.sluice.dev" for kind in KINDS]
-    done = subprocess.run(
-        [str(kubectl), "wait", "--for=condition=Established", "--timeout=60s", *names],
-        text=True,
-        capture_output=True,
-        env=dict(environment),
-        timeout=90,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise InstallError(done.stderr.strip())
+    _await_kinds(kubectl, environment)
     apply(kubectl, environment, manifests(profiles))
