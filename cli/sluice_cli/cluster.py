@@ -47,7 +47,8 @@ def _up(cluster_up: Any) -> Any:
         except (CheckoutNotFound, DevClusterError, ExampleError, InstallError, StackError) as error:
             print(f"sluice cluster: {error}", file=sys.stderr)
             return EXIT_FAILED
-        print("# try: kubectl apply -f examples/finetunerun.yaml && kubectl get sluice -w")
+        if not arguments.json:
+            print("# try: kubectl apply -f examples/finetunerun.yaml && kubectl get sluice -w")
         return 0
 
     return handler

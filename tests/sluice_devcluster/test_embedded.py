@@ -315,7 +315,7 @@ def test_the_command_line(tmp_path):
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
 
     try:
-        up = sluice("up", "--name", "shell")
+        up = sluice("up", "--name", "shell", "--bare")
         assert up.returncode == 0, up.stderr
         assert "✓ start kube-apiserver" in up.stderr
         shell = subprocess.run(
@@ -343,7 +343,7 @@ def test_the_command_line(tmp_path):
     took = time.monotonic() - start
     watching.kill()
     watching.communicate()
-    assert took < 10
+    assert took < 30  # the API server alone would wait a minute for its watchers
     assert json.loads(down.stdout) == {"name": "shell", "removed": True}
     assert find_owned(str(tmp_path / "sluice" / "clusters" / "shell")) == []
     assert sluice("status", "--name", "shell").returncode == 1

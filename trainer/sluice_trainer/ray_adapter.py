@@ -87,6 +87,8 @@ def connected(job: TrainJob) -> Iterator[None]:
             if address:
                 ray.init(address="auto", logging_level=logging.WARNING)
             else:
+                # Ray's default of 15 starves the workers beside anything else that runs on the machine.
+                os.environ.setdefault("RAY_worker_niceness", "0")
                 cpus = max(job.workers, os.cpu_count() or 1)
                 ray.init(
                     address="local",
