@@ -152,6 +152,8 @@ class RayHead:
             "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_DISABLE_IMPORT_WARNING": "1",
+            # Ray's own 15 starves a job beside anything else that runs on the machine.
+            "RAY_worker_niceness": "0",
             **self.auth_env(),
             **self._env,
         }

@@ -21,6 +21,9 @@ from sluice_evaluator.protocols import FunctionRunner, PredictRunner, http_clien
 from sluice_evaluator.report import summarize
 from sluice_evaluator.runner import Arm, RunConfig, evaluate, run_eval
 
+# The server drops connections on purpose; one that is collected before its transport is closed warns of itself.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 FAST = RunConfig(concurrency=8, task_timeout_s=0.4, backoff_s=0.001, longest_backoff_s=0.1)
 
 
@@ -140,8 +143,8 @@ async def test_the_deadline_ends_a_run_whose_last_task_hangs() -> None:
 async def test_too_many_infrastructure_errors_end_the_run_early() -> None:
     config = RunConfig(concurrency=2, attempts=1, most_infra_errors=3)
     with AgentServer(lambda body, call: "500") as server:
-        with pytest.raises(TooManyInfrastructureErrors, match=r"4 of 4 tasks could not be judged.*answered 500"):
-            await run_predict(server, 500, config)
+        with pytest.raises(TooManyInfrastructureErrors, match=r"[45] of [45] tasks could not be judged.*answered 500"):
+            await run_predict(server, 500, config)  # two are in flight when the fourth error ends it
         assert sum(server.calls.values()) < 10
 
 

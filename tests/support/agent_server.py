@@ -3,7 +3,6 @@
 import asyncio
 import json
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -30,12 +29,9 @@ class AgentServer:
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stop: asyncio.Event | None = None
-        self._transports: weakref.WeakSet[asyncio.Transport] = weakref.WeakSet()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
 
     async def _predict(self, request: web.Request) -> web.StreamResponse:
-        if request.transport is not None:
-            self._transports.add(request.transport)
         body = await request.json()
         name = body["task_id"] + "@" + str((body.get("model") or {}).get("digest", ""))
         self.calls[name] += 1
@@ -85,11 +81,6 @@ class AgentServer:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
-        for transport in list(self._transports):
-            transport.abort()
-        # a transport is closed by a callback of the loop's next turns
-        for _ in range(5):
-            await asyncio.sleep(0)
 
     def __enter__(self) -> "AgentServer":
         self._thread.start()
