@@ -5,7 +5,6 @@ BadFileError            a file that is named as a trace and cannot be used; carr
 ```
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -144,14 +143,6 @@ def decode(raw: bytes, decoder: "msgspec.json.Decoder[R]", *, oldest: int = OLDE
     if not oldest <= record.schema_version <= TRACE_SCHEMA_VERSION:
         raise _wrong_version(record.schema_version)
     return record
-
-
-def count_reasons(bad: Iterable[BadFile]) -> dict[str, int]:
-    """Bad files by reason, reasons sorted."""
-    counts: dict[str, int] = {}
-    for file in bad:
-        counts[file.reason.value] = counts.get(file.reason.value, 0) + 1
-    return dict(sorted(counts.items()))
 
 
 class _Version(msgspec.Struct):

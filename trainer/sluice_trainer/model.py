@@ -2,14 +2,14 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -142,17 +142,6 @@ def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
     """The adapter's tensors under the names that peft and vLLM read, copied to the CPU."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(state.items())}
-
-
-def load_adapter_state(model: PeftModel, state: Mapping[str, torch.Tensor]) -> None:
-    """Put tensors of `adapter_state` back.
-
-    Raises:
-        ValueError: the tensors are not those of this adapter.
-    """
-    outcome = set_peft_model_state_dict(model, dict(state))
-    if outcome.unexpected_keys or len(state) != len(trained_parameters(model)):
-        raise ValueError(f"the tensors are not this adapter's: {len(state)} given, {list(outcome.unexpected_keys)[:3]}")
 
 
 def target_names(model: PeftModel) -> list[str]:
