@@ -25,6 +25,10 @@ demo: install ## run the whole loop on this machine, in front of you (KEEP=1 lea
 test: install ## run the tests, integration tests on a real API server, Ray and S3 included
 	$(PY) -P -m pytest -q $(PYTEST_ARGS)
 
+.PHONY: soak
+soak: install ## run the long tests: many random kills, many tasks, many rollouts
+	$(PY) -P -m pytest -q -m soak --timeout 3600 $(PYTEST_ARGS)
+
 .PHONY: check
 check: install verify ## lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
