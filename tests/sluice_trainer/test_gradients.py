@@ -13,10 +13,10 @@ from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import head
 from sluice_trainer.attention import IMPLEMENTATION, RowLayout, document_attention
-from sluice_trainer.data import Document, tokenize_rows
 from sluice_trainer.head import frozen_head_losses, is_plain_head
 from sluice_trainer.model import trained_parameters
 from sluice_trainer.recipes import SftRecipe, row_loss
+from sluice_trainer.tokenise import Document, tokenize_rows
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

@@ -13,13 +13,13 @@ from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.attention import IMPLEMENTATION
-from sluice_trainer.data import tokenize_rows
 from sluice_trainer.group import Alone, Group
 from sluice_trainer.loop import LoopConfig, Snapshot, StepRecord, Trained, train
 from sluice_trainer.model import LoraSettings, add_adapter, trained_parameters
 from sluice_trainer.plan import Plan, PlanConfig, build_plan
 from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
+from sluice_trainer.tokenise import tokenize_rows
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "sft_losses.json"

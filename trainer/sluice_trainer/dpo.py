@@ -24,11 +24,11 @@ from torch.nn.functional import logsigmoid
 
 from sluice_api.contracts.dataset import PreferenceRow, Turn
 from sluice_trainer.attention import RowLayout
-from sluice_trainer.data import document_of, render_segments, stop_tokens
 from sluice_trainer.group import Group
 from sluice_trainer.head import scored_losses
 from sluice_trainer.plan import DocumentSize
 from sluice_trainer.recipes import row_inputs
+from sluice_trainer.tokenise import document_of, render_segments, stop_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

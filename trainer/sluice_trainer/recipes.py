@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from sluice_trainer.attention import RowLayout
-from sluice_trainer.data import Document
 from sluice_trainer.head import scored_losses
 from sluice_trainer.plan import DocumentSize
+from sluice_trainer.tokenise import Document
 
 
 class Recipe(Protocol):

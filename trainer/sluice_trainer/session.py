@@ -16,7 +16,7 @@ from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
-from sluice_trainer.data import ROWS, read_rows, tokenize_rows
+from sluice_trainer.data import ROWS, read_rows
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities, tokenize_pairs
 from sluice_trainer.group import Group
 from sluice_trainer.loop import LoopConfig, Snapshot, StepRecord, Trained, train
@@ -26,6 +26,7 @@ from sluice_trainer.recipes import Recipe, SftRecipe, sft_sizes
 from sluice_trainer.rows import fetch_rows, storage_failures
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.settings import Settings, check_job
+from sluice_trainer.tokenise import tokenize_rows
 
 _log = logging.getLogger(__name__)
 
