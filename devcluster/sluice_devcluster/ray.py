@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -39,15 +39,25 @@ class RayHead:
         num_cpus: CPUs that Ray may hand out. More than the machine has is fine for jobs that mostly wait.
         env: further environment of every job, e.g. `AWS_ENDPOINT_URL` and credentials of a test S3 server.
         token: authentication token; a fresh one by default.
+        announce: told the folder of the head before its first process starts, so that whoever keeps a record can end
+            the head even when its starter is killed in between (`processes.find_owned` of the folder finds it).
     """
 
-    def __init__(self, *, num_cpus: int = 2, env: Mapping[str, str] | None = None, token: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        num_cpus: int = 2,
+        env: Mapping[str, str] | None = None,
+        token: str | None = None,
+        announce: Callable[[Path], None] | None = None,
+    ) -> None:
         """Describe the head; `start` or entering the context starts it."""
         if num_cpus < 1:
             raise ValueError(f"num_cpus must be at least 1, not {num_cpus}")
         self.num_cpus = num_cpus
         self.token = token or secrets.token_hex(32)
         self._env = dict(env or {})
+        self._announce = announce
         self.folder: Path | None = None
         """Its files; also the marker (`processes.find_owned`) of everything that it started. None while stopped."""
         self._process: ProcessId | None = None
@@ -131,6 +141,8 @@ class RayHead:
         self._gcs_port, self._dashboard_port, agent, agent_grpc, metrics, client, runtime_env = taken
         # Short: the path of a Unix socket below it may have 107 characters at most.
         self.folder = Path(tempfile.mkdtemp(prefix="sluice-ray-"))
+        if self._announce is not None:
+            self._announce(self.folder)
         options = {
             "node-ip-address": "127.0.0.1",
             "port": self._gcs_port,

@@ -111,10 +111,15 @@ class Stack:
 
     def _start_ray(self) -> Mapping[str, str]:
         """Start a Ray head and record where it is."""
-        head = RayHead(num_cpus=RAY_CPUS, env={"OMP_NUM_THREADS": "1"})
+        path = self.layout.state / TOKEN_FILE
+
+        def announce(folder: Path) -> None:
+            write_atomic(path, json.dumps({"folder": str(folder)}).encode(), mode=0o600)
+
+        head = RayHead(num_cpus=RAY_CPUS, env={"OMP_NUM_THREADS": "1"}, announce=announce)
         head.start()
         record = {"address": head.address(), "token": head.token, "folder": str(head.folder)}
-        write_atomic(self.layout.state / TOKEN_FILE, json.dumps(record).encode(), mode=0o600)
+        write_atomic(path, json.dumps(record).encode(), mode=0o600)
         return record
 
     def _start_operator(self, token: str) -> None:
