@@ -51,9 +51,14 @@ bench: bench-traces bench-eval ## all measurements
 crds: install ## write the CRDs from the kinds
 	$(PY) -P -m sluice_api.generator
 
+.PHONY: monitoring
+monitoring: install ## write Prometheus rules, dashboard and their tables from the metrics
+	$(PY) -P -m sluice_operator.monitoring
+
 .PHONY: verify
 verify: install ## fail when a generated file differs from its source
 	$(PY) -P -m sluice_api.generator --check
+	$(PY) -P -m sluice_operator.monitoring --check
 
 .PHONY: constraints
 constraints: install ## write the versions in use to constraints.txt

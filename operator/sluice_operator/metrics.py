@@ -1,72 +1,65 @@
-"""Prometheus metrics of the operator. Labels are bounded: namespace, name, arm, phase; never a run, a tenant or a text.
+"""Prometheus metrics of the operator: the catalogue's, filled.
 
-Every series that names an object is deleted with it.
+Series that name an object are made anew from its figures at every scrape, so they go with it; an object that was
+recreated under the same name takes the place of the one before.
 """
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from sluice_api.contracts.shadow import ShadowVerdict
+from sluice_operator.decisions.reasons import Phase
+from sluice_operator.figures import RolloutFigures
+from sluice_operator.monitoring import catalogue
+from sluice_operator.monitoring.catalogue import Metric
 from sluice_operator.workqueue import Key
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Seconds: from a decision without news to a storage that times out."""
-ARMS = ("stable", "candidate")
-"""Arms of a rollout."""
-OBJECT = ("kind", "namespace", "name")
-"""Labels of an object."""
-ROLLOUT = ("namespace", "name")
-"""Labels of a rollout."""
+ROLLOUT_PHASES = (
+    Phase.PENDING,
+    Phase.STALLED,
+    Phase.REFUSED,
+    Phase.BAKING,
+    Phase.SOAKING,
+    Phase.AWAITING_SCORECARD,
+    Phase.AWAITING_APPROVAL,
+    Phase.PAUSED,
+    Phase.NO_DATA,
+    Phase.INCONCLUSIVE,
+    Phase.PROMOTING,
+    Phase.ROLLING_BACK,
+    Phase.ROLLED_BACK,
+    Phase.SUPERSEDED,
+    Phase.COMPLETED,
+    Phase.DELETING,
+)
+"""Phases of a ShadowRollout: its state set."""
+
+Family = GaugeMetricFamily | CounterMetricFamily
 
 
 class Metrics:
     """All metrics, in a registry of their own."""
 
-    def __init__(self) -> None:
-        """Register every metric."""
+    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+        """Register every metric; `now` is the wall clock, in seconds since 1970."""
         self.registry = registry = CollectorRegistry()
-        self.reconcile_seconds = Histogram(
-            "sluice_reconcile_duration_seconds",
-            "Time of one reconciliation",
-            ("kind",),
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self.reconcile_errors = Counter(
-            "sluice_reconcile_errors", "Reconciliations that failed", ("kind", "reason"), registry=registry
-        )
-        self.queue_wait = Histogram(
-            "sluice_workqueue_wait_seconds", "Time a due object waited", buckets=BUCKETS, registry=registry
-        )
-        self.queue_depth = Gauge("sluice_workqueue_depth", "Objects that are due", registry=registry)
-        self.queue_lag = Gauge("sluice_workqueue_lag_seconds", "Age of the most overdue object", registry=registry)
-        self.writes = Counter("sluice_status_writes", "Status patches", ("kind",), registry=registry)
-        self.phase = Gauge("sluice_object_phase", "1 for the present phase", (*OBJECT, "phase"), registry=registry)
-        self.weight = Gauge(
-            "sluice_rollout_weight_percent", "Candidate's share of the traffic", (*ROLLOUT, "type"), registry=registry
-        )
-        self.step = Gauge("sluice_rollout_step", "Present step, from 1", ROLLOUT, registry=registry)
-        self.verdict = Gauge(
-            "sluice_rollout_verdict", "1 for the newest verdict", (*ROLLOUT, "verdict"), registry=registry
-        )
-        self.matured = Counter("sluice_rollout_matured_runs", "Matured runs", (*ROLLOUT, "arm"), registry=registry)
-        self.escalated = Counter(
-            "sluice_rollout_escalated_runs", "Escalated runs", (*ROLLOUT, "arm"), registry=registry
-        )
-        self.evidence_at = Gauge(
-            "sluice_rollout_last_sample_timestamp_seconds", "Instant of the newest evidence", ROLLOUT, registry=registry
-        )
-        self.rollout_info = Gauge(
-            "sluice_rollout_info", "Digests of a rollout", (*ROLLOUT, "candidate", "stable"), registry=registry
-        )
-        self.leader = Gauge("sluice_leader", "1 while this process holds the Lease", registry=registry)
-        build = Gauge("sluice_build_info", "1, labelled with the version", ("version",), registry=registry)
-        build.labels(package_version()).set(1)
-        self._series: dict[Key, list[tuple[Gauge | Counter, tuple[str, ...]]]] = {}
-        self._counted: dict[Key, tuple[str, dict[tuple[str, str], int]]] = {}
+        self.reconcile_seconds = _histogram(catalogue.RECONCILE_SECONDS, registry)
+        self.reconcile_errors = _counter(catalogue.RECONCILE_ERRORS, registry)
+        self.queue_depth = _gauge(catalogue.QUEUE_DEPTH, registry)
+        self.queue_lag = _gauge(catalogue.QUEUE_LAG, registry)
+        self.writes = _counter(catalogue.WRITES, registry)
+        self.leader = _gauge(catalogue.LEADER, registry)
+        _gauge(catalogue.BUILD, registry).labels(package_version()).set(1)
+        self._objects = _Objects(now)
+        registry.register(self._objects)
 
     def render(self) -> bytes:
         """Return the exposition format."""
@@ -78,59 +71,103 @@ class Metrics:
         self.queue_lag.set_function(lag)
 
     def observe(self, key: Key, status: Mapping[str, Any]) -> None:
-        """Set the series of an object from its status; those that no longer hold are removed."""
-        old = self._series.pop(key, [])
-        new: list[tuple[Gauge | Counter, tuple[str, ...]]] = []
-
-        def gauge(metric: Gauge, labels: tuple[str, ...], value: float) -> None:
-            metric.labels(*labels).set(value)
-            new.append((metric, labels))
-
-        place = (key.namespace, key.name)
-        gauge(self.phase, (key.kind, *place, str(status.get("phase") or "Pending")), 1)
-        if key.kind == "ShadowRollout":
-            weight = status.get("weight") or {}
-            for type_ in ("desired", "actual"):
-                gauge(self.weight, (*place, type_), float(weight.get(type_) or 0))
-            gauge(self.step, place, float(status.get("step") or 0))
-            if status.get("verdict"):
-                gauge(self.verdict, (*place, str(status["verdict"])), 1)
-            evidence_at = (status.get("evidence") or {}).get("at")
-            if evidence_at:
-                gauge(self.evidence_at, place, datetime.fromisoformat(str(evidence_at)).timestamp())
-            digests = (str(status.get("candidateDigest") or ""), str(status.get("stableDigest") or ""))
-            gauge(self.rollout_info, (*place, *digests), 1)
-            new += self._count_arms(key, status)
-        kept = {(id(metric), labels) for metric, labels in new}
-        for metric, labels in old:
-            if (id(metric), labels) not in kept:
-                metric.remove(*labels)
-        self._series[key] = new
+        """Take in the status of an object."""
+        self._objects.observe(key, status)
 
     def forget(self, key: Key) -> None:
-        """Delete every series of an object that is gone."""
-        for metric, labels in self._series.pop(key, []):
-            metric.remove(*labels)
-        self._counted.pop(key, None)
+        """Let every series of an object go that is gone."""
+        self._objects.forget(key)
 
-    def _count_arms(self, key: Key, status: Mapping[str, Any]) -> list[tuple[Gauge | Counter, tuple[str, ...]]]:
-        """Turn the arms' counts of the present step into counters that only rise."""
-        period = f"{status.get('round')}/{status.get('step')}"
-        before_period, before = self._counted.get(key, ("", {}))
-        counts: dict[tuple[str, str], int] = {}
-        series: list[tuple[Gauge | Counter, tuple[str, ...]]] = []
-        for arm in ARMS:
-            figures = (status.get("arms") or {}).get(arm) or {}
-            labels = (key.namespace, key.name, arm)
-            for name, metric in (("runs", self.matured), ("escalations", self.escalated)):
-                count = int(figures.get(name) or 0)
-                # Another step counts from zero again: all of its runs are new.
-                known = before.get((arm, name), 0) if before_period == period else 0
-                metric.labels(*labels).inc(max(0, count - known))
-                counts[arm, name] = max(count, known)
-                series.append((metric, labels))
-        self._counted[key] = (period, counts)
-        return series
+
+class _Objects(Collector):
+    """The series that name an object."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._phases: dict[tuple[str, str, str], tuple[str, str]] = {}
+        self._rollouts: dict[tuple[str, str], tuple[str, RolloutFigures]] = {}
+
+    def observe(self, key: Key, status: Mapping[str, Any]) -> None:
+        place = (key.namespace, key.name)
+        self._phases[key.kind, *place] = (key.uid, str(status.get("phase") or Phase.PENDING))
+        if key.kind != "ShadowRollout":
+            return
+        uid, figures = self._rollouts.get(place, ("", RolloutFigures()))
+        if uid != key.uid:
+            figures = RolloutFigures()
+        figures.observe(status, self._now())
+        self._rollouts[place] = (key.uid, figures)
+
+    def forget(self, key: Key) -> None:
+        # Another object may have the name by now: its series stay.
+        if self._phases.get((key.kind, key.namespace, key.name), ("",))[0] == key.uid:
+            del self._phases[key.kind, key.namespace, key.name]
+        place = (key.namespace, key.name)
+        if key.kind == "ShadowRollout" and self._rollouts.get(place, ("",))[0] == key.uid:
+            del self._rollouts[place]
+
+    def collect(self) -> Iterator[Family]:
+        families = {metric: _family(metric) for metric in catalogue.OF_OBJECTS}
+        for (kind, namespace, name), (_, phase) in self._phases.items():
+            families[catalogue.OBJECT_PHASE].add_metric((kind, namespace, name, phase), 1)
+        for place, (_, figures) in self._rollouts.items():
+            for metric, labels, value in _samples(figures, self._now()):
+                families[metric].add_metric((*place, *labels), value)
+        yield from families.values()
+
+
+def _samples(figures: RolloutFigures, now: float) -> Iterator[tuple[Metric, tuple[str, ...], float]]:
+    """Yield metric, labels after namespace and name, and value of every series of a rollout."""
+    status = figures.status
+    for arm in catalogue.ARMS:
+        yield catalogue.MATURED, (arm,), figures.matured[arm]
+        yield catalogue.ESCALATED, (arm,), figures.escalated[arm]
+    weight = status.get("weight") or {}
+    for which in catalogue.WEIGHTS:
+        yield catalogue.WEIGHT, (which,), float(weight.get(which) or 0)
+    yield catalogue.STEP, (), float(status.get("step") or 0)
+    yield from _state_set(catalogue.PHASE, ROLLOUT_PHASES, str(status.get("phase") or Phase.PENDING))
+    yield from _state_set(catalogue.VERDICT, tuple(ShadowVerdict), str(status.get("verdict") or ""))
+    evidence = status.get("evidence") or {}
+    for test, field in zip(catalogue.E_TESTS, ("harm", "nonInferiority"), strict=True):
+        if evidence.get(field) is not None:
+            yield catalogue.E_VALUE, (test,), float(evidence[field])
+    if evidence.get("candidateShare") is not None:
+        yield catalogue.SHARE, (), 100.0 * float(evidence["candidateShare"])
+    if figures.sampled_at is not None:
+        yield catalogue.LAST_SAMPLE, (), figures.sampled_at
+    for decision, count in figures.decisions.items():
+        yield catalogue.DECIDED, (decision,), count
+    yield catalogue.PAUSED, (), figures.paused_seconds(now)
+    yield catalogue.INFO, (str(status.get("candidateDigest") or ""), str(status.get("stableDigest") or "")), 1
+
+
+def _state_set(
+    metric: Metric, states: tuple[str, ...], present: str
+) -> Iterator[tuple[Metric, tuple[str, ...], float]]:
+    """Yield one series for each state, and one for a present state that the list does not know."""
+    for state in states:
+        yield metric, (str(state),), float(state == present)
+    if present and present not in states:
+        yield metric, (present,), 1.0
+
+
+def _family(metric: Metric) -> Family:
+    if metric.kind == "counter":
+        return CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+    return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+
+
+def _gauge(metric: Metric, registry: CollectorRegistry) -> Gauge:
+    return Gauge(metric.name, metric.help, metric.labels, registry=registry)
+
+
+def _counter(metric: Metric, registry: CollectorRegistry) -> Counter:
+    return Counter(metric.name, metric.help, metric.labels, registry=registry)
+
+
+def _histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
+    return Histogram(metric.name, metric.help, metric.labels, buckets=BUCKETS, registry=registry)
 
 
 def package_version() -> str:

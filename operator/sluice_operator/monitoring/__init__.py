@@ -1,0 +1,1 @@
+"""What Prometheus and Grafana see of the operator: one catalogue of metrics, and what is generated from it."""
