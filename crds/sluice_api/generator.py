@@ -15,6 +15,7 @@ refused, never dropped in silence.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ from sluice_api.v1alpha1.common import PrinterColumn, SluiceObject, rule
 
 CATEGORY = "sluice"
 """`kubectl get sluice` lists all kinds."""
+
+FOLDERS = (Path("crds"), Path("charts/sluice/files/crds"))
+"""Where the files are committed: Helm reads no file outside its chart."""
 
 COPIED = frozenset(
     {
@@ -242,18 +246,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sluice_api.generator", description="Write the CRDs of the five kinds."
     )
-    parser.add_argument("--output", type=Path, default=Path("crds"), help="folder of the YAML files")
+    parser.add_argument(
+        *("--output", "-o"),
+        type=Path,
+        action="append",
+        help="folder of the YAML files, may be repeated (default: crds and the chart's copy)",
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file would change")
     arguments = parser.parse_args(argv)
     stale = []
-    for kind in KINDS:
-        path = arguments.output / f"{GROUP}_{kind.crd.plural}.yaml"
+    for folder, kind in itertools.product(arguments.output or FOLDERS, KINDS):
+        path = folder / f"{GROUP}_{kind.crd.plural}.yaml"
         text = render(kind)
-        if arguments.check:
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                stale.append(path)
-        else:
+        if not arguments.check:
             path.write_text(text, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+            stale.append(path)
     for path in stale:
         print(f"{path}: differs from the kinds; run `make crds`", file=sys.stderr)
     return 1 if stale else 0

@@ -113,6 +113,18 @@ def versitygw_tool() -> GoTool:
     )
 
 
+def helm_tool() -> GoTool:
+    """The client of the chart."""
+    module = versions.HELM
+    return GoTool(
+        name="helm",
+        version=module.version,
+        source=module,
+        package="./cmd/helm",
+        stamps=(f"helm.sh/helm/v3/internal/version.version={module.version}",),
+    )
+
+
 def kubernetes_binaries(reporter: Reporter | None = None) -> Path:
     """The folder that holds etcd, the Kubernetes components and kubectl, built when it is not there yet.
 
@@ -129,6 +141,15 @@ def versitygw(reporter: Reporter | None = None) -> Path:
         BuildError: the build failed.
     """
     return build(versitygw_tool(), reporter) / "versitygw"
+
+
+def helm(reporter: Reporter | None = None) -> Path:
+    """Helm's program, built when it is not there yet.
+
+    Raises:
+        BuildError: the build failed.
+    """
+    return build(helm_tool(), reporter) / "helm"
 
 
 def kuberay_crds(reporter: Reporter | None = None) -> list[Path]:

@@ -26,3 +26,6 @@ GATEWAY_API = GoModule(
     path="sigs.k8s.io/gateway-api", version="v1.4.0", sum="h1:ZwlNM6zOHq0h3WUX2gfByPs2yAEsy/EenYJB78jpQfQ="
 )
 """HTTPRoute and its relatives; the standard channel is under ``config/crd/standard``."""
+
+HELM = GoModule(path="helm.sh/helm/v3", version="v3.22.0", sum="h1:n1if5iQgHYsujPAcO5oonH/KiSNUmqmUF0iGVjSF3AU=")
+"""Renders, lints and installs the chart."""

@@ -1,0 +1,6 @@
+if obj.metadata.annotations == nil then
+  obj.metadata.annotations = {}
+end
+-- Any value that differs from the acknowledged one counts.
+obj.metadata.annotations["sluice.dev/abort"] = os.date("!%Y-%m-%dT%H:%M:%SZ")
+return obj

@@ -1,0 +1,223 @@
+"""The chart: what it renders, what it refuses, and what installing, upgrading and uninstalling it does to a cluster."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sluice_api.v1alpha1 import KINDS
+from sluice_devcluster.embedded import EmbeddedProvider
+from sluice_devcluster.errors import ProviderError
+from sluice_devcluster.gotools import helm, kubernetes_binaries
+from sluice_devcluster.kubectl import run_kubectl
+from sluice_operator.profiles import parse_profiles
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "sluice"
+SYSTEM = "sluice-system"
+OPERATOR = f"system:serviceaccount:{SYSTEM}:sluice-operator"
+MONITORING = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
+"""Kinds of the Prometheus operator, which the test cluster has not."""
+EVERYTHING = [
+    f"--set={option}=true"
+    for option in (
+        "podDisruptionBudget.enabled",
+        "metrics.serviceMonitor.enabled",
+        "metrics.podMonitor.enabled",
+        "metrics.prometheusRule.enabled",
+        "metrics.dashboard.enabled",
+        "argocd.enabled",
+    )
+]
+
+
+def run_helm(*arguments, kubeconfig=None, check=True):
+    """Run Helm; its folders are nobody's."""
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    if kubeconfig is not None:
+        environment["KUBECONFIG"] = str(kubeconfig)
+    done = subprocess.run(
+        [helm(), *arguments], text=True, capture_output=True, env=environment, timeout=120, check=False
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def rendered(*options):
+    """Return the objects of a rendering, by kind and name."""
+    text = run_helm("template", "sluice", str(CHART), "--namespace", SYSTEM, *options).stdout
+    return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}
+
+
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory):
+    """A cluster of its own: the CRDs of a shared one would belong to somebody else."""
+    provider = EmbeddedProvider(home=tmp_path_factory.mktemp("chart-cluster"), tethered=True)
+    name = f"chart-{os.getpid()}"
+    try:
+        yield provider.up(name)
+    finally:
+        provider.down(name)
+
+
+@pytest.fixture(scope="module")
+def kubectl_own(own_cluster):
+    """Run kubectl against it."""
+    program = kubernetes_binaries() / "kubectl"
+
+    def run(*arguments, stdin=None, check=True):
+        return run_kubectl(own_cluster.kubeconfig, *arguments, stdin=stdin, check=check, kubectl=program)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def installed(own_cluster, kubectl_own):
+    """The chart, installed with Helm into a namespace that enforces the restricted Pod Security Standard."""
+    kubectl_own("create", "namespace", SYSTEM)
+    kubectl_own("label", "namespace", SYSTEM, "default", "pod-security.kubernetes.io/enforce=restricted")
+    run_helm(
+        "install",
+        "sluice",
+        str(CHART),
+        "-n",
+        SYSTEM,
+        "--set=scope.namespace=default",
+        kubeconfig=own_cluster.kubeconfig,
+    )
+    for kind in KINDS:
+        kubectl_own("wait", "--for=create", f"crd/{kind.crd.plural}.sluice.dev", "--timeout=30s")
+        kubectl_own("wait", "--for=condition=Established", f"crd/{kind.crd.plural}.sluice.dev", "--timeout=30s")
+    return own_cluster
+
+
+def test_lint_finds_nothing():
+    run_helm("lint", "--strict", str(CHART), *EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("operator.workers=0", "workers"),
+        ("operator.logLevel=loud", "logLevel"),
+        ("image.digest=sha256:12", "digest"),
+        ("oparator.workers=3", "oparator"),
+        ("profiles.cpu.backend=slurm", "backend"),
+        ("profiles.shared.backend=ray", "address"),
+        ("metrics.serviceMonitor.interval=often", "interval"),
+        ("admissionPolicy.workerServiceAccounts=null", "workerServiceAccounts"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(option, complaint):
+    done = run_helm("template", "sluice", str(CHART), f"--set={option}", check=False)
+    if option.endswith("=null"):
+        option = option.removesuffix("=null") + "={}"
+        done = run_helm("template", "sluice", str(CHART), f"--set={option}", check=False)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+
+
+def test_one_namespace_and_all_namespaces_exclude_each_other():
+    done = run_helm(
+        "template", "sluice", str(CHART), "--set=scope.allNamespaces=true,scope.namespace=team", check=False
+    )
+    assert done.returncode != 0
+    assert "scope" in done.stderr
+
+
+def test_the_role_holds_exactly_the_rules_that_the_tests_run_with():
+    rules = yaml.safe_load((CHART / "rbac" / "rules.yaml").read_text())
+    narrow, wide = rendered(), rendered("--set=scope.allNamespaces=true")
+    assert narrow["Role", "sluice-operator"]["rules"] == rules["workload"]
+    assert narrow["Role", "sluice-operator-system"]["rules"] == rules["system"]
+    assert not any(kind.startswith("ClusterRole") for kind, _ in narrow)
+    assert wide["ClusterRole", "sluice-operator"]["rules"] == rules["workload"]
+
+
+def test_every_profile_of_the_values_is_one_that_the_operator_accepts():
+    profiles = parse_profiles(rendered()["ConfigMap", "sluice-profiles"]["data"])
+    assert not profiles.problems
+    assert {"cpu", "a100", "mi300x"} <= set(profiles.profiles)
+
+
+def test_the_crds_are_the_generated_ones_and_survive_the_chart():
+    objects = rendered()
+    for kind in KINDS:
+        name = f"{kind.crd.plural}.sluice.dev"
+        generated = yaml.safe_load((ROOT / "crds" / f"sluice.dev_{kind.crd.plural}.yaml").read_text())
+        crd = objects["CustomResourceDefinition", name]
+        assert crd["spec"] == generated["spec"]
+        assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_rules_and_dashboard_come_with_the_chart_when_asked_for():
+    objects = rendered(*EVERYTHING)
+    assert objects["PrometheusRule", "sluice-operator"]["spec"]["groups"]
+    dashboards = objects["ConfigMap", "sluice-operator-dashboard"]["data"]
+    assert dashboards
+    assert all(json.loads(text)["panels"] for text in dashboards.values())
+    assert objects["ServiceMonitor", "sluice-operator"]["spec"]["selector"]["matchLabels"].items() <= (
+        objects["Service", "sluice-operator"]["metadata"]["labels"].items()
+    )
+
+
+def test_the_api_server_accepts_every_object(installed, kubectl_own):
+    objects = [each for (kind, _), each in rendered(*EVERYTHING).items() if kind not in MONITORING]
+    listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+    kubectl_own("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-", stdin=listing)
+
+
+def test_the_operators_pod_meets_the_restricted_standard(installed, kubectl_own):
+    template = rendered()["Deployment", "sluice-operator"]["spec"]["template"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "as-rendered"}, "spec": template["spec"]}
+    kubectl_own("-n", SYSTEM, "create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+
+
+def job(account=None, *, token=False):
+    """Return a Job as the operator makes them, under a service account."""
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": token,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "worker", "image": "sluice/evaluator", "securityContext": security}],
+        **({"serviceAccountName": account} if account else {}),
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "worker", "namespace": "default"},
+        "spec": {"template": {"spec": pod}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("manifest", "complaint"),
+    [(job("admin"), "only under the service accounts"), (job(token=True), "service account token")],
+    ids=["foreign account", "token"],
+)
+def test_the_operator_cannot_start_pods_as_somebody_else(installed, kubectl_own, manifest, complaint):
+    with pytest.raises(ProviderError, match=complaint):
+        kubectl_own("create", f"--as={OPERATOR}", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
+    kubectl_own("create", f"--as={OPERATOR}", "--dry-run=server", "-f", "-", stdin=json.dumps(job()))
+
+
+def test_upgrading_and_uninstalling_lose_no_custom_resource(installed, kubectl_own):
+    manifest = (ROOT / "examples" / "tracedataset.yaml").read_text()
+    kubectl_own("apply", "-f", "-", stdin=manifest)
+    before = kubectl_own("get", "tracedataset", "storefront", "-o", "jsonpath={.metadata.uid}").stdout
+    run_helm(
+        *("upgrade", "sluice", str(CHART), "-n", SYSTEM, "--set=scope.namespace=default,operator.workers=8"),
+        kubeconfig=installed.kubeconfig,
+    )
+    run_helm("rollback", "sluice", "1", "-n", SYSTEM, kubeconfig=installed.kubeconfig)
+    run_helm("uninstall", "sluice", "-n", SYSTEM, kubeconfig=installed.kubeconfig)
+    after = kubectl_own("get", "tracedataset", "storefront", "-o", "jsonpath={.metadata.uid}").stdout
+    assert after == before
+    gone = kubectl_own("-n", SYSTEM, "get", "deployment", "sluice-operator", check=False)
+    assert "NotFound" in gone.stderr
