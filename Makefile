@@ -21,8 +21,12 @@ install: $(VENV)/.installed ## create .venv with everything (about half a minute
 demo: install ## run the whole loop on this machine, in front of you (KEEP=1 leaves the cluster up)
 	$(VENV)/bin/sluice demo $(if $(KEEP),--keep)
 
+.PHONY: tools
+tools: ## install Debian's prometheus and chromium, which some tests run, where root and apt-get are at hand
+	@.ci/debian-tools
+
 .PHONY: test
-test: install ## run the tests, integration tests on a real API server, Ray and S3 included
+test: install tools ## run the tests, integration tests on a real API server, Ray and S3 included
 	$(PY) -P -m pytest -q $(PYTEST_ARGS)
 
 .PHONY: soak

@@ -13,7 +13,7 @@ KNOWN = {series: frozenset(metric.labels) for metric in catalogue.ALL for series
 """Labels of every series, by name."""
 
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
-_SELECTOR = re.compile(r"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(?P<labels>[^}]*)\})?")
+_SELECTOR = re.compile(r"(?<![0-9.])(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{(?P<labels>[^}]*)\})?")
 _GROUPING = re.compile(r"\b(?:by|on|without|ignoring|group_left|group_right)\s*\((?P<labels>[^)]*)\)")
 _RANGE = re.compile(r"\[[^\]]*\]")
 _LABEL = re.compile(r"([a-zA-Z_][a-zA-Z0-9_]*)\s*(?:=~|!~|!=|=)")
