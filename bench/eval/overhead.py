@@ -1,7 +1,11 @@
 """What the harness costs a sample when the model answers at once."""
 
 import asyncio
+import multiprocessing
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 
 from aiohttp import web
 
@@ -29,29 +33,50 @@ async def in_process(samples: int, concurrency: int) -> float:
     return await _timed(FunctionRunner(_answer), samples, concurrency)
 
 
-async def over_http(samples: int, concurrency: int) -> float:
-    """Seconds a sample over loopback, client and stub server in one process, so an upper bound."""
+def serve(ready: Connection) -> None:
+    """Answer `POST /v1/predict` at once, on a free port of loopback, until the process is ended."""
 
     async def predict(request: web.Request) -> web.Response:
         await request.read()
-        return web.json_response({"success": True})
+        return web.Response(body=b'{"success": true}', content_type="application/json")
 
-    app = web.Application()
-    app.router.add_post("/v1/predict", predict)
-    server = web.AppRunner(app, access_log=None)
-    await server.setup()
-    try:
+    async def run() -> None:
+        app = web.Application()
+        app.router.add_post("/v1/predict", predict)
+        server = web.AppRunner(app, access_log=None)
+        await server.setup()
         await web.TCPSite(server, "127.0.0.1", 0).start()
-        url = f"http://127.0.0.1:{server.addresses[0][1]}"
-        async with http_client(concurrency=concurrency, timeout_s=60) as client:
-            return await _timed(PredictRunner(client, url), samples, concurrency)
+        ready.send(server.addresses[0][1])
+        await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+@contextmanager
+def stub_server() -> Iterator[str]:
+    """Serve in a process of its own, as a model is; yields the URL."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{ours.recv()}"
     finally:
-        await server.cleanup()
+        process.terminate()
+        process.join()
+
+
+async def over_http(url: str, samples: int, concurrency: int) -> float:
+    """Seconds a sample over loopback."""
+    async with http_client(concurrency=concurrency, timeout_s=60) as client:
+        return await _timed(PredictRunner(client, url), samples, concurrency)
 
 
 def measure(samples: int, concurrency: int, rounds: int) -> dict[str, float]:
     """Best of some rounds, seconds a sample: the least disturbed one."""
-    return {
-        "in process": min(asyncio.run(in_process(samples, concurrency)) for _ in range(rounds)),
-        "loopback HTTP": min(asyncio.run(over_http(samples // 4, concurrency)) for _ in range(rounds)),
-    }
+    with stub_server() as url:
+        return {
+            "in process": min(asyncio.run(in_process(samples, concurrency)) for _ in range(rounds)),
+            "loopback HTTP": min(asyncio.run(over_http(url, samples, concurrency)) for _ in range(rounds)),
+            "loopback HTTP, one at a time": min(asyncio.run(over_http(url, samples // 4, 1)) for _ in range(rounds)),
+        }

@@ -2,7 +2,7 @@
 
 import time
 
-import httpx
+import aiohttp
 
 from sluice_api.contracts.evaluation import EvalTask, Outcome
 from sluice_evaluator.errors import InfrastructureError
@@ -16,7 +16,7 @@ class ChatRunner:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: aiohttp.ClientSession,
         url: str,
         *,
         model: str,

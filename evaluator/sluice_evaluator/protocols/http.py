@@ -8,9 +8,12 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, getproxies, urlopen
 
-import httpx
+import aiohttp
 
 from sluice_evaluator.errors import InfrastructureError, ThrottledError
 
@@ -19,12 +22,17 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _RETRYABLE = frozenset({408, 425, 500, 502, 503, 504})
 
 
-def http_client(*, concurrency: int, timeout_s: float) -> httpx.AsyncClient:
-    """Make a client whose pool fits the concurrency and whose every phase has a limit."""
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s), pool=None),
-        limits=httpx.Limits(max_connections=concurrency + 1, max_keepalive_connections=concurrency + 1),
-        follow_redirects=True,
+def http_client(*, concurrency: int, timeout_s: float) -> aiohttp.ClientSession:
+    """Make a client whose pool fits the concurrency and whose every phase has a limit.
+
+    It keeps no cookies: what one task was told, the next one does not know. Proxies of the environment are honoured
+    where there are any; looking for them costs every request.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=concurrency + 1),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, timeout_s), sock_read=timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=bool(getproxies()),
     )
 
 
@@ -43,20 +51,41 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     return max(0.0, ((instant if instant.tzinfo else instant.replace(tzinfo=UTC)) - now).total_seconds())
 
 
-def _refusal(url: str, response: httpx.Response) -> InfrastructureError:
+def ask_once(url: str, body: Mapping[str, Any] | None = None, *, timeout_s: float) -> tuple[int, str]:
+    """GET a URL, or POST JSON to it, outside any loop; give the status and the text that came back, whatever they are.
+
+    Raises:
+        ValueError: the URL is none.
+        OSError: nothing answered.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"not an HTTP URL: {url!r}")
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(url, data=data, headers={"Content-Type": "application/json"})
+    try:
+        with urlopen(request, timeout=timeout_s) as response:
+            return int(response.status), response.read(MAX_ANSWER_BYTES).decode(errors="replace")
+    except HTTPError as error:
+        with error:
+            return error.code, error.read(MAX_ANSWER_BYTES).decode(errors="replace")
+    except HTTPException as error:
+        raise OSError(f"{url} answered no HTTP ({type(error).__name__})") from error
+
+
+def _refusal(url: str, response: aiohttp.ClientResponse) -> InfrastructureError:
     retry_after = retry_after_seconds(response.headers.get("retry-after"), datetime.now(UTC))
-    message = f"{url} answered {response.status_code}"
-    if response.status_code == 429:
+    message = f"{url} answered {response.status}"
+    if response.status == 429:
         return ThrottledError(message, retry_after_s=retry_after)
-    if response.status_code in (401, 403):
+    if response.status in (401, 403):
         message += ": check the token"
-    retryable = response.status_code in _RETRYABLE
+    retryable = response.status in _RETRYABLE
     return InfrastructureError(message, retryable=retryable, retry_after_s=retry_after if retryable else None)
 
 
-async def _bounded_body(url: str, response: httpx.Response) -> bytes:
+async def _bounded_body(url: str, response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
             raise InfrastructureError(f"{url} answered more than {MAX_ANSWER_BYTES} bytes")
@@ -64,7 +93,7 @@ async def _bounded_body(url: str, response: httpx.Response) -> bytes:
 
 
 async def post_json(
-    client: httpx.AsyncClient, url: str, body: Mapping[str, Any], headers: Mapping[str, str]
+    client: aiohttp.ClientSession, url: str, body: Mapping[str, Any], headers: Mapping[str, str]
 ) -> dict[str, Any]:
     """POST a JSON object and return the JSON object that comes back.
 
@@ -72,17 +101,18 @@ async def post_json(
         InfrastructureError: anything else came back, or nothing did.
     """
     try:
-        async with client.stream("POST", url, json=body, headers=headers) as response:
-            if response.status_code != 200:
+        async with client.post(url, json=body, headers=headers) as response:
+            if response.status != 200:
                 raise _refusal(url, response)
             data = await _bounded_body(url, response)
-    except httpx.ConnectError as error:
-        raise InfrastructureError(f"{url} is not reachable: is it running, and is the address right?") from error
-    except httpx.TimeoutException as error:
+    except TimeoutError as error:
         raise InfrastructureError(f"{url} did not answer in time ({type(error).__name__})") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        retryable = not isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL)
-        raise InfrastructureError(f"{url} failed: {type(error).__name__}", retryable=retryable) from error
+    except aiohttp.ClientConnectorError as error:
+        raise InfrastructureError(f"{url} is not reachable: is it running, and is the address right?") from error
+    except aiohttp.InvalidURL as error:
+        raise InfrastructureError(f"{url} is not a URL: give one that starts with http://", retryable=False) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise InfrastructureError(f"{url} failed: {type(error).__name__}") from error
     try:
         answer = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
+import aiohttp
 from pydantic import ValidationError
 
 from sluice_api.contracts.evaluation import EvalTask, Outcome
@@ -76,7 +76,7 @@ class PredictRunner:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: aiohttp.ClientSession,
         url: str,
         *,
         token: str = "",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import httpx
+import aiohttp
 
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.evaluation import CompareReport, EvalReport
@@ -19,7 +19,7 @@ from sluice_evaluator.builtin import BUILTIN_PREFIX, load
 from sluice_evaluator.compare import compare
 from sluice_evaluator.errors import IncomparableError, SuiteError, TooManyInfrastructureErrors
 from sluice_evaluator.journal import Journal, StoreJournal
-from sluice_evaluator.protocols import ChatRunner, PredictRunner, http_client
+from sluice_evaluator.protocols import ChatRunner, PredictRunner, ask_once, http_client
 from sluice_evaluator.report import summarize
 from sluice_evaluator.runner import Arm, RunConfig, evaluate
 from sluice_evaluator.sandbox.client import SandboxUnavailableError
@@ -84,11 +84,13 @@ def wait_until_reachable(url: str, what: str, *, within_s: float = REACHABLE_WIT
     deadline = time.monotonic() + within_s
     while True:
         try:
-            httpx.get(url, timeout=5.0)
+            ask_once(url, timeout_s=5.0)
             return
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise WorkerError(FailureClass.USER_ERROR, f"the URL of {what} is not one: {url}") from error
-        except httpx.TransportError as error:
+        except ValueError as error:
+            raise WorkerError(
+                FailureClass.USER_ERROR, f"the URL of {what} is not one: {url}; give one that starts with http://"
+            ) from error
+        except OSError as error:
             if time.monotonic() >= deadline:
                 raise WorkerError(
                     FailureClass.INFRASTRUCTURE,
@@ -99,7 +101,7 @@ def wait_until_reachable(url: str, what: str, *, within_s: float = REACHABLE_WIT
 
 
 @contextmanager
-def _arms(job: EvalJob, targets: Sequence[EvalTarget], client: httpx.AsyncClient) -> Iterator[list[Arm]]:
+def _arms(job: EvalJob, targets: Sequence[EvalTarget], client: aiohttp.ClientSession) -> Iterator[list[Arm]]:
     """Make an arm a target: on the agent, on the target's endpoint, or on a model server of our own."""
     with ExitStack() as stack:
         own = [target for target in targets if not job.agent_url and not target.endpoint_url]

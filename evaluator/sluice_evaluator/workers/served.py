@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import httpx
-
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import EvalTarget, FailureClass
 from sluice_artifacts.reporting import WorkerError
+from sluice_evaluator.protocols import ask_once
 
 START_LIMIT_S = 600.0
 """Seconds for a server to load its base model; weights may have to be fetched first."""
@@ -49,9 +48,9 @@ def _wait_for_port(process: "subprocess.Popen[bytes]", port_file: Path, log: Pat
         if port_file.exists() and (text := port_file.read_text().strip()):
             url = f"http://127.0.0.1:{int(text)}"
             try:
-                if httpx.get(f"{url}/healthz", timeout=2.0).status_code == 200:
+                if ask_once(f"{url}/healthz", timeout_s=2.0)[0] == 200:
                     return url
-            except httpx.HTTPError:
+            except OSError:
                 pass  # not listening yet: the loop's deadline decides
         time.sleep(0.1)
     raise WorkerError(FailureClass.INFRASTRUCTURE, f"the model server did not serve within {limit_s:.0f} s")
@@ -91,16 +90,16 @@ def load_adapter(url: str, target: EvalTarget) -> str:
         return BASE_MODEL_NAME
     name = target.adapter.digest
     try:
-        response = httpx.post(
-            f"{url}/v1/load_lora_adapter", json={"lora_name": name, "lora_path": target.adapter.uri}, timeout=300.0
+        status, text = ask_once(
+            f"{url}/v1/load_lora_adapter", {"lora_name": name, "lora_path": target.adapter.uri}, timeout_s=300.0
         )
-    except httpx.HTTPError as error:
+    except OSError as error:
         raise WorkerError(
             FailureClass.INFRASTRUCTURE, f"the model server did not load the adapter: {type(error).__name__}"
         ) from error
-    if response.status_code != 200:
-        failure = FailureClass.DATA if response.status_code == 400 else FailureClass.INFRASTRUCTURE
-        raise WorkerError(failure, f"the model server refused adapter {name}: {response.text[:300]}")
+    if status != 200:
+        failure = FailureClass.DATA if status == 400 else FailureClass.INFRASTRUCTURE
+        raise WorkerError(failure, f"the model server refused adapter {name}: {text[:300]}")
     return name
 
 
