@@ -28,6 +28,7 @@ from sluice_operator.decisions.base import (
 )
 from sluice_operator.errors import ConflictError, NotFoundError, StorageError
 from sluice_operator.events import EventRecorder
+from sluice_operator.manifests.configmap import traffic_of
 from sluice_operator.observe import Surroundings
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Applier:
             case SetRoute():
                 if not isinstance(obj, ShadowRollout):
                     raise TypeError(f"{obj.kind} has no route")
-                await world.routers[obj.spec.traffic.router].write(obj, action)
+                await world.routers[traffic_of(obj).router].write(obj, action)
             case MoveChannel():
                 world.cluster.guard()
                 await _move(action)

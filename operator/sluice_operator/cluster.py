@@ -130,14 +130,15 @@ class Cluster:
 
     async def take_over(self, raw: Mapping[str, Any], manifest: Mapping[str, Any]) -> Raw:
         """Give the object that was read a new owner and new data; ConflictError when it has moved on since."""
-        metadata = manifest["metadata"]
-        parts = {
-            "/metadata/labels": metadata["labels"],
-            "/metadata/ownerReferences": metadata["ownerReferences"],
-            "/data": manifest["data"],
-        }
+        kept = ("labels", "annotations", "ownerReferences")
+        parts = {f"/metadata/{key}": manifest["metadata"][key] for key in kept if key in manifest["metadata"]}
+        parts |= {f"/{key}": manifest[key] for key in ("data", "spec") if key in manifest}
         changes = [{"op": "add", "path": path, "value": value} for path, value in parts.items()]
         return await self._patch(raw, [*version_test(raw), *changes])
+
+    async def patch(self, raw: Mapping[str, Any], operations: Sequence[Mapping[str, Any]]) -> Raw:
+        """Apply JSON patch operations to the object as it was read; ConflictError when it has moved on."""
+        return await self._patch(raw, [*version_test(raw), *operations])
 
     async def update(self, manifest: Mapping[str, Any]) -> Raw:
         """Replace a whole object at the `resourceVersion` that it carries; ConflictError when it has moved on."""

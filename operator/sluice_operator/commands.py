@@ -40,6 +40,7 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     run.add_argument("--poll", type=float, default=5.0, metavar="SECONDS", help="between two looks at a running job")
     run.add_argument("--retry-backoff", type=float, default=10.0, metavar="SECONDS", help="before the first retry")
     run.add_argument("--stop-grace", type=float, default=20.0, metavar="SECONDS", help="for a job to stop on deletion")
+    run.add_argument("--prometheus", default="", metavar="URL", help="base URL that answers the guards of rollouts")
     run.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     run.set_defaults(handler=run_operator)
 
@@ -84,6 +85,7 @@ def run_operator(arguments: argparse.Namespace) -> int:
                 stop_grace=timedelta(seconds=arguments.stop_grace),
                 retry_backoff=timedelta(seconds=arguments.retry_backoff),
                 poll=timedelta(seconds=arguments.poll),
+                prometheus=arguments.prometheus,
             ),
         )
     except ValueError as error:

@@ -5,7 +5,8 @@ unreadable store a `storage_problem`. Only the Kubernetes API itself raises, bec
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,13 +15,22 @@ from pydantic import BaseModel, ValidationError
 from sluice_api.contracts.jobs import PROGRESS_FILE, RESULT_FILE, Progress, Result
 from sluice_api.v1alpha1 import ShadowRollout
 from sluice_api.v1alpha1.common import SluiceObject
-from sluice_artifacts import ArtifactError, NotFoundError, digest_bytes, join, open_store, read_channel
+from sluice_artifacts import (
+    ArtifactError,
+    NotFoundError,
+    UnreachableError,
+    digest_bytes,
+    join,
+    open_store,
+    read_channel,
+)
 from sluice_operator.backends.base import ComputeBackend, JobKey
 from sluice_operator.cluster import Cluster
 from sluice_operator.decisions.base import (
     AttemptView,
     Backend,
     ChannelView,
+    GuardView,
     JobState,
     JobView,
     Observed,
@@ -31,11 +41,18 @@ from sluice_operator.decisions.base import (
 from sluice_operator.decisions.rivals import rivals_of
 from sluice_operator.decisions.wants import AttemptWant, Wants
 from sluice_operator.errors import ProfileError
+from sluice_operator.guards import ask
+from sluice_operator.manifests.configmap import traffic_of
 from sluice_operator.profiles import ProfileSource
 from sluice_operator.resources import OWN, RESOURCES, owner_uids
 from sluice_operator.routers.base import Router
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+STORAGE_S = 8.0
+"""Seconds that one read of artifact storage may take: a store that swallows requests must not stop decisions."""
+_READERS = ThreadPoolExecutor(max_workers=32, thread_name_prefix="sluice-store")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +76,19 @@ class Surroundings:
 async def observe(obj: SluiceObject, wants: Wants, world: Surroundings) -> Observed:
     """Return the facts about `obj`. Raises ClusterError when the Kubernetes API does not give its part."""
     profile, profile_problem = await _profile(wants.profile, world)
-    references = await _references(obj, wants, world)
-    channel = await _channel(wants.channel) if wants.channel is not None else None
-    suite_digest, storage_problem = await _suite_digest(wants.suite_uri) if wants.suite_uri else ("", "")
-    attempt = None
-    if wants.attempt is not None:
-        attempt = await _attempt(obj, wants.attempt, profile, profile_problem, world)
+    (references, route, rivals, guards), (channel, (suite_digest, storage_problem), attempt) = await asyncio.gather(
+        asyncio.gather(
+            _references(obj, wants, world),
+            _route(obj, wants, world),
+            _rivals(obj, wants, world),
+            _guards(obj, wants, world),
+        ),
+        asyncio.gather(
+            _channel(wants.channel if not obj.deleting else None),
+            _suite_digest(wants.suite_uri if not obj.deleting else None),
+            _attempt(obj, wants.attempt, profile, profile_problem, world),
+        ),
+    )
     return Observed(
         settings=world.settings,
         profile=profile,
@@ -72,9 +96,10 @@ async def observe(obj: SluiceObject, wants: Wants, world: Surroundings) -> Obser
         attempt=attempt,
         references=references,
         children={key: raw for key, raw in references.items() if raw is not None and obj.uid in owner_uids(raw)},
-        rivals=await _rivals(obj, world) if wants.rivals else (),
+        rivals=rivals,
         channel=channel,
-        route=await _route(obj, world) if wants.route else None,
+        route=route,
+        guards=guards,
         suite_digest=suite_digest,
         storage_problem=storage_problem,
     )
@@ -98,16 +123,21 @@ async def _references(obj: SluiceObject, wants: Wants, world: Surroundings) -> d
 
 
 async def _attempt(
-    obj: SluiceObject, want: AttemptWant, profile: Profile | None, profile_problem: str, world: Surroundings
-) -> AttemptView:
+    obj: SluiceObject, want: AttemptWant | None, profile: Profile | None, profile_problem: str, world: Surroundings
+) -> AttemptView | None:
+    if want is None:
+        return None
     # The job first, the files after it: a job that ends in between must not look like one without a result.
     if profile is None:
         job = JobView(name=want.job, state=JobState.UNKNOWN, reason="ProfileInvalid", message=profile_problem)
     else:
         key = JobKey(name=want.job, namespace=obj.namespace, owner=obj.uid)
         job = await world.backends[profile.backend].status(key, profile)
-    result, result_problem = await _document(want.output_uri, RESULT_FILE, Result)
-    progress, progress_problem = await _document(want.output_uri, PROGRESS_FILE, Progress)
+    if obj.deleting:
+        return AttemptView(job=job)
+    (result, result_problem), (progress, progress_problem) = await asyncio.gather(
+        _document(want.output_uri, RESULT_FILE, Result), _document(want.output_uri, PROGRESS_FILE, Progress)
+    )
     return AttemptView(job=job, progress=progress, result=result, storage_problem=result_problem or progress_problem)
 
 
@@ -117,7 +147,7 @@ async def _document(prefix: str, name: str, model: type[M]) -> tuple[M | None, s
         return None, ""
     uri = join(prefix, name)
     try:
-        data = await asyncio.to_thread(lambda: open_store(uri).read(uri))
+        data = await _bounded(uri, lambda: open_store(uri).read(uri))
         return model.model_validate_json(data), ""
     except NotFoundError:
         return None, ""
@@ -127,16 +157,20 @@ async def _document(prefix: str, name: str, model: type[M]) -> tuple[M | None, s
         return None, f"{uri} is no {model.__name__}: {error.error_count()} errors, first {_first(error)}"
 
 
-async def _suite_digest(uri: str) -> tuple[str, str]:
+async def _suite_digest(uri: str | None) -> tuple[str, str]:
+    if uri is None:
+        return "", ""
     try:
-        return digest_bytes(await asyncio.to_thread(lambda: open_store(uri).read(uri))), ""
+        return digest_bytes(await _bounded(uri, lambda: open_store(uri).read(uri))), ""
     except ArtifactError as error:
         return "", str(error)
 
 
-async def _channel(place: tuple[str, str]) -> ChannelView:
+async def _channel(place: tuple[str, str] | None) -> ChannelView | None:
+    if place is None:
+        return None
     try:
-        found = await asyncio.to_thread(read_channel, *place)
+        found = await _bounded(place[0], lambda: read_channel(*place))
     except ArtifactError as error:
         return ChannelView(channel=None, problem=str(error))
     if found is None:
@@ -145,14 +179,32 @@ async def _channel(place: tuple[str, str]) -> ChannelView:
     return ChannelView(channel=channel, etag=etag)
 
 
-async def _route(obj: SluiceObject, world: Surroundings) -> RouteView | None:
-    if not isinstance(obj, ShadowRollout):
+async def _bounded(uri: str, read: Callable[[], T]) -> T:
+    """Return what `read` returns; a store that does not answer within `STORAGE_S` is an ArtifactError.
+
+    The thread goes on until the store's own timeouts end it: it only reads, and nobody waits for it.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        return await asyncio.wait_for(loop.run_in_executor(_READERS, read), STORAGE_S)
+    except TimeoutError:
+        raise UnreachableError(uri, f"no answer within {STORAGE_S:.0f} s: check endpoint and network") from None
+
+
+async def _guards(obj: SluiceObject, wants: Wants, world: Surroundings) -> Mapping[str, GuardView]:
+    if not wants.guards or not isinstance(obj, ShadowRollout) or obj.deleting:
+        return {}
+    return await ask(world.settings.prometheus, obj.spec.analysis.guards)
+
+
+async def _route(obj: SluiceObject, wants: Wants, world: Surroundings) -> RouteView | None:
+    if not wants.route or not isinstance(obj, ShadowRollout):
         return None
-    return await world.routers[obj.spec.traffic.router].read(obj)
+    return await world.routers[traffic_of(obj).router].read(obj)
 
 
-async def _rivals(obj: SluiceObject, world: Surroundings) -> tuple[str, ...]:
-    if not isinstance(obj, ShadowRollout):
+async def _rivals(obj: SluiceObject, wants: Wants, world: Surroundings) -> tuple[str, ...]:
+    if not wants.rivals or not isinstance(obj, ShadowRollout) or obj.deleting:
         return ()
     others = await world.cluster.list(OWN["ShadowRollout"], world.scope)
     return rivals_of(obj, others)

@@ -40,6 +40,8 @@ RESYNC_S = (30.0, 60.0)
 """Bounds of the jittered time after which every object is looked at anyway, in seconds."""
 BACKOFF_S = (1.0, 60.0)
 """First and longest delay after an error, in seconds; doubled and jittered in between."""
+DELETION_BACKOFF_S = 4.0
+"""Longest delay after an error while an object is being deleted, in seconds: nobody likes to wait for that."""
 CALM_PASSES = 25
 """Changing passes in a row from which the next one is delayed: a decision that never settles must not spin."""
 OWN_WRITES = 16
@@ -80,6 +82,7 @@ class Reconciler:
         self._failures: dict[Key, int] = {}
         self._busy: dict[Key, int] = {}
         self._written: dict[str, list[str]] = {}
+        self._deleting: set[Key] = set()
 
     async def work(self) -> None:
         """Take keys from the queue for ever."""
@@ -136,6 +139,8 @@ class Reconciler:
         if raw is None or raw["metadata"]["uid"] != key.uid:
             self._forget(key)
             return None
+        if raw["metadata"].get("deletionTimestamp"):
+            self._deleting.add(key)
         # A list's items carry neither; a single object's do, but decisions and events rely on them.
         raw.update(apiVersion=OWN[key.kind].api_version, kind=key.kind)
         try:
@@ -229,9 +234,11 @@ class Reconciler:
     def _back_off(self, key: Key, *, first: float) -> float:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        return min(BACKOFF_S[1], first * 2.0 ** min(failures, 12)) * self._rng.uniform(0.8, 1.2)
+        longest = DELETION_BACKOFF_S if key in self._deleting else BACKOFF_S[1]
+        return min(longest, first * 2.0 ** min(failures, 12)) * self._rng.uniform(0.8, 1.2)
 
     def _forget(self, key: Key) -> None:
+        self._deleting.discard(key)
         self.index.forget(key)
         self.metrics.forget(key)
         self.queue.drop(key)

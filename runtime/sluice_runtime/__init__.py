@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sluice_api.contracts.rollout import ServedModel
     from sluice_runtime.exporter import FinishedRun, TraceExporter
     from sluice_runtime.follower import (
         Assignment,
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
         KubernetesSource,
         Placement,
         RolloutFollower,
-        ServedModel,
     )
     from sluice_runtime.resolver import ChannelResolver, ResolverConfig
     from sluice_runtime.router import ShadowRouter

@@ -16,17 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
-from pydantic import Field, ValidationError, model_validator
-
-from sluice_api.contracts.base import ArtifactRef, Contract, Digest, ModelRef
+from sluice_api.contracts.rollout import ROUTER_KEY, RouterDocument, ServedModel
 from sluice_api.contracts.trace import Variant
 from sluice_runtime.errors import SluiceRuntimeError
 from sluice_runtime.router import ShadowRouter
 
-ROUTER_KEY = "rollout.json"
-"""Key of the ConfigMap that holds the document."""
 MAX_PAUSE_S = 10.0
 """Longest pause between reads that fail, in seconds, unless the polling itself is slower."""
 CONNECT_TIMEOUT_S = 3.0
@@ -41,17 +37,6 @@ class SourceError(SluiceRuntimeError):
     """The rollout's document cannot be read, or is not one."""
 
 
-class ServedModel(Contract):
-    """Weights that an arm serves."""
-
-    digest: Digest
-    """Digest of the adapter, or of the base model where there is no adapter."""
-    base_model: ModelRef
-    """Base weights."""
-    adapter: ArtifactRef | None = None
-    """Adapter on the base; None serves the base alone."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """Who serves a run: what the exporter stamps on its trace."""
@@ -64,31 +49,8 @@ class Placement:
     """Weights of the arm; None means those of the stable channel."""
 
 
-class Assignment(Contract):
-    """The document: how runs are spread over two arms, and what each arm serves."""
-
-    rollout: str = ""
-    """UID of the ShadowRollout; empty outside a rollout."""
-    step: int = Field(default=0, ge=0)
-    """Step of the rollout."""
-    candidate_pct: float = Field(default=0.0, ge=0.0, le=100.0, allow_inf_nan=False)
-    """Share of the candidate in per cent."""
-    salt: str = ""
-    """Salt of the buckets."""
-    key: Literal["tenant", "run"] = "run"
-    """What sticks to an arm: a tenant, or a single run."""
-    stable: ServedModel | None = None
-    """Weights of the baseline; None means those of the stable channel."""
-    candidate: ServedModel | None = None
-    """Weights of the candidate; None only at a share of 0."""
-
-    @model_validator(mode="after")
-    def _is_servable(self) -> Self:
-        if self.candidate_pct > 0 and self.candidate is None:
-            raise ValueError(f"candidate_pct is {self.candidate_pct:g} without a candidate")
-        if self.rollout and self.stable is None:
-            raise ValueError("a rollout without stable weights")
-        return self
+class Assignment(RouterDocument):
+    """The document, and what follows from it for a run."""
 
     @classmethod
     def parse(cls, document: str) -> Self:
@@ -98,17 +60,9 @@ class Assignment(Contract):
             SourceError: it is not one; names the field.
         """
         try:
-            assignment = cls.model_validate_json(document)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "document"
-            raise SourceError(f"{ROUTER_KEY}: {place}: {first['msg']}") from None
-        required = {"rollout", "candidate_pct", "salt", "key", "stable"}
-        if missing := sorted(required - assignment.model_fields_set):
-            raise SourceError(f"{ROUTER_KEY}: {', '.join(missing)}: missing")
-        if not assignment.rollout:
-            raise SourceError(f"{ROUTER_KEY}: rollout: empty")
-        return assignment
+            return cls.read(document)
+        except ValueError as error:
+            raise SourceError(str(error)) from None
 
     def place(self, *, tenant_id: str, run_id: str) -> Placement:
         """Return who serves a run. A run without the key that sticks goes to the baseline."""

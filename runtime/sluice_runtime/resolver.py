@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sluice_api.contracts.rollout import ServedModel
 from sluice_artifacts import ArtifactError, channel_uri, read_channel
 from sluice_runtime.errors import ResolveError
-from sluice_runtime.follower import ServedModel
 
 _log = logging.getLogger(__name__)
 

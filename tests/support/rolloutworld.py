@@ -91,6 +91,8 @@ class RolloutWorld(DecisionWorld):
         runs: int = 200,
         about: str = CANDIDATE,
         wait: float = 5,
+        share: float | None = None,
+        unreadable: int = 0,
     ) -> str:
         """Pass `wait` minutes, let the analysis that is due run, give it a result; return its job."""
         self.pass_time(minutes=wait)
@@ -98,7 +100,9 @@ class RolloutWorld(DecisionWorld):
         job = self.newest_job(ROLLOUT, NAME)
         assert job not in self.results, "no analysis is due"
         self.job(job, JobState.RUNNING)
-        self.succeed(job, analysis(verdict, runs=runs, about=about, number=len(self.results)))
+        share = self.weight / 100 if share is None else share
+        output = analysis(verdict, runs=runs, about=about, number=len(self.results), share=share, unreadable=unreadable)
+        self.succeed(job, output)
         self.look()
         return job
 
@@ -115,8 +119,16 @@ class RolloutWorld(DecisionWorld):
         return [action.weight for action in self.log if isinstance(action, SetRoute)]
 
 
-def analysis(verdict: ShadowVerdict, *, runs: int, about: str, number: int = 0) -> ShadowOutput:
-    """Return the result of an analysis."""
+def analysis(
+    verdict: ShadowVerdict,
+    *,
+    runs: int,
+    about: str,
+    number: int = 0,
+    share: float | None = None,
+    unreadable: int = 0,
+) -> ShadowOutput:
+    """Return the result of an analysis; `unreadable` of 1000 traces could not be read."""
     arms = {
         name: VariantSummary(variant=name, run_count=n, step_count=2 * n, escalated_runs=n // share)
         for name, n, share in (("baseline", 4 * runs, 40), ("candidate", runs, 50))
@@ -127,7 +139,9 @@ def analysis(verdict: ShadowVerdict, *, runs: int, about: str, number: int = 0) 
         method="sequential",
         e_process=EProcess(harm=0.2, non_inferiority=25.0),
         candidate_digest=about,
-        candidate_share=0.05,
+        candidate_share=share,
+        traces=1000,
+        bad_files=unreadable,
     )
     report = ArtifactRef(uri=f"{ROOT}shadow/{number}.json", digest=digest(f"e{number}e"))
     return ShadowOutput(summary=summary, report=report)

@@ -43,11 +43,20 @@ class StableTarget(ApiModel):
     """Root of the channels: the pointer is `<root>/channels/<channel>.json`."""
 
 
+class Shadow(ApiModel):
+    """A copy of requests for the candidate, whose answers no user sees."""
+
+    mirror: int = Field(ge=1, le=100)
+    """Per cent of the requests that the gateway copies to the candidate, which must serve them dry: no tool may act."""
+
+
 class RolloutStep(ApiModel):
     """One weight on the way."""
 
-    weight: int = Field(ge=1, le=100)
-    """Per cent of the traffic that the candidate serves."""
+    weight: int = Field(ge=0, le=100)
+    """Per cent of the traffic that the candidate serves; 0 only in a first step that mirrors."""
+    shadow: Shadow | None = None
+    """Mirror requests instead of serving them, and compare the answers pair by pair. Router `httpRoute` only."""
     soak: Duration = "30m"
     """How long it stays at least."""
     min_runs: int = Field(default=100, ge=1)
@@ -92,6 +101,9 @@ class Traffic(ApiModel):
     """Gateways. Router `httpRoute` only."""
     hostnames: list[ShortText] = Field(default_factory=list, max_length=16)
     """Host names of the route. Router `httpRoute` only."""
+    adopt: ObjectName | None = None
+    """HTTPRoute of yours to patch the weights of, instead of a route of the operator's own. Its rules name both
+    Services with weights that add up to 100; nothing else of it is touched. Router `httpRoute` only."""
     stable: Backend | None = None
     """Service that serves the stable weights. Router `httpRoute` only."""
     candidate: Backend | None = None
@@ -100,8 +112,20 @@ class Traffic(ApiModel):
     model_config = ApiModel.model_config | {
         "json_schema_extra": validations(
             rule(
-                "self.router != 'httpRoute' || (has(self.stable) && has(self.candidate) && size(self.parentRefs) > 0)",
-                "spec.traffic needs parentRefs, stable and candidate where router is httpRoute",
+                "self.router != 'httpRoute' || (has(self.stable) && has(self.candidate) && "
+                "(has(self.adopt) || (has(self.parentRefs) && size(self.parentRefs) > 0)))",
+                "spec.traffic needs stable, candidate and parentRefs (or adopt) where router is httpRoute",
+            ),
+            rule(
+                "!has(self.adopt) || ((!has(self.parentRefs) || size(self.parentRefs) == 0) && "
+                "(!has(self.hostnames) || size(self.hostnames) == 0))",
+                "spec.traffic.adopt takes gateways and host names from the route that it names: leave out parentRefs "
+                "and hostnames",
+            ),
+            rule(
+                "!has(self.stable) || !has(self.candidate) || self.stable.service != self.candidate.service || "
+                "self.stable.port != self.candidate.port",
+                "spec.traffic: stable and candidate are the same Service and port",
             ),
         )
     }
@@ -112,6 +136,19 @@ class AnalysisSource(ApiModel):
 
     uri: StorageUri
     """Prefix of the trace store."""
+
+
+class Guard(ApiModel):
+    """A fast check on a Prometheus query: harm that shows in seconds, like 5xx or latency."""
+
+    name: ObjectName
+    """Name in messages and status."""
+    query: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    """PromQL instant query that gives one value about the candidate."""
+    max: float
+    """Largest value that is accepted."""
+    for_: Duration = Field(default="0s", alias="for")
+    """How long the value must stay above `max` until the rollout rolls back."""
 
 
 class Analysis(ApiModel):
@@ -134,6 +171,21 @@ class Analysis(ApiModel):
     """Time after a run's end before it counts: escalations arrive late."""
     max_duration: Duration = "7d"
     """How long a step may stay undecided."""
+    guards: list[Guard] = Field(default_factory=list, max_length=8)
+    """Fast checks beside the analysis, at any weight. One above its maximum rolls back; one without an answer holds."""
+
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": validations(
+            rule(
+                "!has(self.interval) || self.interval.matches('[1-9]')",
+                "spec.analysis.interval must be at least 1s",
+            ),
+            rule(
+                "!has(self.guards) || self.guards.all(a, self.guards.exists_one(b, b.name == a.name))",
+                "spec.analysis.guards: every name must be another one",
+            ),
+        )
+    }
 
 
 class StepScorecard(ApiModel):
@@ -166,6 +218,10 @@ class ShadowRolloutSpec(ApiModel):
                 "self.all(a, self.exists_one(b, b.weight == a.weight)) && self.map(s, s.weight).isSorted()",
                 "spec.steps: weights must increase strictly",
             ),
+            rule(
+                "self.all(s, (s.weight == 0) == has(s.shadow))",
+                "spec.steps: a step has the weight 0 exactly where it has a shadow",
+            ),
         ),
     )
     """Weights, strictly increasing, the last 100. At least two: at 100 % there is no stable arm to compare with."""
@@ -195,6 +251,11 @@ class ShadowRolloutSpec(ApiModel):
             rule(
                 "!has(self.approval) || self.approval.all(step, step <= self.steps.size())",
                 "spec.approval names a step that spec.steps has not",
+            ),
+            rule(
+                "!self.steps.exists(s, has(s.shadow)) || "
+                "(has(self.traffic) && has(self.traffic.router) && self.traffic.router == 'httpRoute')",
+                "spec.steps: only spec.traffic.router httpRoute can mirror requests",
             ),
         )
     }
@@ -282,6 +343,19 @@ class EvidenceStatus(StatusModel):
     """E-value for non-inferiority."""
     candidate_share: float | None = None
     """Measured share of the candidate arm."""
+    unreadable: float | None = None
+    """Share of the traces that could not be read: they may hide one arm's harm."""
+
+
+class GuardStatus(StatusModel):
+    """What a fast check last said."""
+
+    name: ShortText
+    """Name of the guard."""
+    state: Literal["Ok", "Breached", "Unknown"] = "Unknown"
+    """`Unknown`: no answer, no series, or not a number; the weight holds."""
+    since: Timestamp | None = None
+    """Since when it has been in that state."""
 
 
 class Approval(StatusModel):
@@ -292,7 +366,8 @@ class Approval(StatusModel):
     at: Timestamp
     """When."""
     by: ShortText = ""
-    """Who set the annotation, as far as the API server recorded it (field manager)."""
+    """Who: the annotation `sluice.dev/promoted-by` where it was set, else the field manager of the promote annotation,
+    which is all that the API server records on an object. Its audit log has the user."""
 
 
 class ShadowRolloutStatus(BaseStatus):
@@ -314,6 +389,12 @@ class ShadowRolloutStatus(BaseStatus):
     """Scorecards of the steps."""
     approvals: list[Approval] = Field(default_factory=list, max_length=20)
     """Manual approvals."""
+    guards: list[GuardStatus] = Field(default_factory=list, max_length=8)
+    """What the fast checks last said."""
+    assignment: Assignment | None = None
+    """How runs get their arm, pinned at start. Changing the spec's starts again from 0."""
+    traffic: Traffic | None = None
+    """How the weight reaches the agent, pinned at start. Changing the spec's starts again from 0 on the new route."""
     candidate_digest: DigestString | None = None
     """Weights that are rolled out, pinned at start."""
     candidate_uri: Annotated[str, StringConstraints(max_length=1100)] | None = None

@@ -104,6 +104,13 @@ class Settings:
     """First delay before a failed attempt is tried again; doubles, at most five minutes."""
     poll: timedelta = timedelta(seconds=5)
     """Delay until a running job is looked at again."""
+    prometheus: str = ""
+    """Base URL of the Prometheus that answers a rollout's guards; empty where there is none."""
+
+    def __post_init__(self) -> None:
+        """Refuse an address that cannot be asked."""
+        if self.prometheus and not self.prometheus.startswith(("http://", "https://")):
+            raise ValueError(f"prometheus must be an http(s) URL, not {self.prometheus!r}")
 
 
 class RouterProblem(StrEnum):
@@ -128,6 +135,8 @@ class RouteView:
     """Candidate's weight that it carries."""
     verified: bool = False
     """The route is in force as written (httpRoute: Accepted and ResolvedRefs at the current generation)."""
+    mirror: int = 0
+    """Per cent of the requests that it copies to the candidate."""
     candidate_digest: str = ""
     stable_digest: str = ""
     problem: RouterProblem = RouterProblem.NONE
@@ -142,6 +151,14 @@ class ChannelView:
     etag: str | None = None
     problem: str = ""
     """Why it could not be read; nothing may be concluded then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardView:
+    """The answer to a guard's query: a finite value, or why there is none."""
+
+    value: float | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +179,8 @@ class Observed:
     """Names of older, unfinished ShadowRollouts for the same target."""
     channel: ChannelView | None = None
     route: RouteView | None = None
+    guards: Mapping[str, GuardView] = field(default_factory=dict)
+    """Answers to a rollout's guards, by their names; only while it is under way."""
     suite_digest: str = ""
     """Digest of the suite file (EvalRun), computed while observing."""
     storage_problem: str = ""
@@ -208,6 +227,8 @@ class SetRoute:
     stable: Channel
     candidate: Channel | None
     """None removes the candidate from the route; only with weight 0."""
+    mirror: int = 0
+    """Per cent of the requests to copy to the candidate; only with weight 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

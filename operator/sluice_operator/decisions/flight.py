@@ -110,10 +110,13 @@ def observe_attempt(
     return _live(facts, attempt, view, describe(shown, unit))
 
 
-def stop_attempt(facts: Facts[Any], attempt: Attempt, *, reason: Reason, message: str) -> Flight:
+def stop_attempt(
+    facts: Facts[Any], attempt: Attempt, *, reason: Reason, message: str, limits: Limits | None = None
+) -> Flight:
     """Return how far stopping an open attempt has come: `Broken` once its job is known not to run.
 
-    A result that arrived in the meantime counts.
+    A result that arrived in the meantime counts. With `limits`, an attempt whose backend does not answer is given up
+    once it is past its deadline and the grace.
     """
     view, profile = facts.observed.attempt, facts.observed.profile
     if view is None or view.job.name != attempt.job or profile is None:
@@ -127,6 +130,9 @@ def stop_attempt(facts: Facts[Any], attempt: Attempt, *, reason: Reason, message
         failure = AttemptFailure(failure_class=FailureClass.PREEMPTED, reason=reason, message=message)
         return Broken(attempt=_closed(facts, attempt, failure))
     if view.job.state is JobState.UNKNOWN:
+        overrun = None if limits is None else _overrun(facts, attempt, view, limits)
+        if overrun is not None and limits is not None:
+            return _overdue(facts, attempt, view, overrun, limits)
         return _waiting(facts, attempt, Reason.BACKEND_UNREACHABLE, view.job.message)
     return InFlight(
         attempt=attempt,
@@ -225,9 +231,13 @@ def _overdue(facts: Facts[Any], attempt: Attempt, view: AttemptView, failure: At
     later = _overrun(facts_at(facts, -grace), attempt, view, limits)
     if state in _ENDED or later is not None:
         return Broken(attempt=_closed(facts, attempt, failure), actions=stop)
+    message = failure.message
+    if state is JobState.UNKNOWN:
+        until = format_duration(grace)
+        message += f". Its backend does not answer ({view.job.message}): it is given up {until} after the deadline"
     return InFlight(
         attempt=attempt,
-        verdict=Verdict(mood=Mood.WORKING, phase=Phase.STOPPING, reason=failure.reason, message=failure.message),
+        verdict=Verdict(mood=Mood.WORKING, phase=Phase.STOPPING, reason=failure.reason, message=message),
         actions=stop,
         requeue_after=min(facts.observed.settings.poll, grace),
     )

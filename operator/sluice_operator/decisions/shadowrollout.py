@@ -11,6 +11,7 @@ is written into the status first and reaches the route with the next pass; a fal
 | `shadowrollout_climb` | the life of a step, promotion |
 | `shadowrollout_gates` | what a step must have to be done |
 | `shadowrollout_analysis` | evidence |
+| `shadowrollout_guards` | fast checks beside it |
 | `shadowrollout_end` | the way back to 0 |
 | `shadowrollout_view` | pinned arms, conditions |
 """
@@ -52,7 +53,7 @@ def decide(obj: ShadowRollout, observed: Observed, now: Now) -> Decision:
     if not has_finalizer(obj):
         return add_finalizer(obj.status)
     status = forget_withdrawn(obj, status)
-    changed = _candidate_changed(facts, status)
+    changed = _candidate_changed(facts, status) or _pins_changed(facts, status)
     if changed is not None:
         return changed
     status, told_off = _commands(facts, status)
@@ -119,6 +120,18 @@ def _candidate_changed(facts: Rollout, status: ShadowRolloutStatus) -> Decision 
     return again(facts, status, Reason.CANDIDATE_CHANGED, f"the candidate is FineTuneRun/{name} by now")
 
 
+def _pins_changed(facts: Rollout, status: ShadowRolloutStatus) -> Decision | None:
+    """Start again from 0 where runs would get their arm another way, or the weight reach the agent another way."""
+    if status.step == 0 or status.outcome:
+        return None
+    spec = facts.obj.spec
+    if status.traffic is not None and status.traffic != spec.traffic:
+        return again(facts, status, Reason.TRAFFIC_CHANGED, "spec.traffic has changed: the route before goes to 0")
+    if status.assignment is not None and status.assignment != spec.assignment:
+        return again(facts, status, Reason.ASSIGNMENT_CHANGED, "spec.assignment has changed: arms would mix")
+    return None
+
+
 def _commands(facts: Rollout, status: ShadowRolloutStatus) -> tuple[ShadowRolloutStatus, tuple[Action, ...] | Decision]:
     """Act on abort, retry and promote; a decision where one of them decides alone."""
     ignored: list[Action] = []
@@ -149,7 +162,9 @@ def _start(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
     analysed = look(facts, status)
     if current(analysed.status) is not None:
         objection = Objection(
-            reason=Reason.STOPPING, message="an analysis of the round before is being stopped", mood=Mood.WORKING
+            reason=Reason.STOPPING,
+            message=f"an analysis of the round before is being stopped: {analysed.message}",
+            mood=Mood.WORKING,
         )
         return with_actions(hold(facts, analysed.status, objection), analysed.actions)
     return start(facts, analysed.status)

@@ -33,6 +33,8 @@ class Analysed:
     status: ShadowRolloutStatus
     actions: tuple[Action, ...] = ()
     requeue_after: timedelta | None = None
+    message: str = ""
+    """What an analysis that is being stopped waits for."""
 
 
 def prefix(status: ShadowRolloutStatus) -> str:
@@ -70,10 +72,13 @@ def look(facts: Rollout, status: ShadowRolloutStatus) -> Analysed:
 
 def stop(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt) -> Analysed:
     """Return the status with an analysis that nobody needs any more closed, once its job has stopped."""
-    flight = stop_attempt(facts, attempt, reason=Reason.SUPERSEDED, message="the rollout has moved on")
+    flight = stop_attempt(facts, attempt, reason=Reason.SUPERSEDED, message="the rollout has moved on", limits=LIMITS)
     if isinstance(flight, InFlight):
         return Analysed(
-            status=replaced(status, flight.attempt), actions=flight.actions, requeue_after=flight.requeue_after
+            status=replaced(status, flight.attempt),
+            actions=flight.actions,
+            requeue_after=flight.requeue_after,
+            message=flight.verdict.message,
         )
     return Analysed(
         status=replaced(status, flight.attempt), actions=flight.actions if isinstance(flight, Broken) else ()
@@ -159,6 +164,7 @@ def _accept(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt, resul
         harm=process.harm if process is not None else None,
         non_inferiority=process.non_inferiority if process is not None else None,
         candidate_share=summary.candidate_share,
+        unreadable=round(summary.bad_files / summary.traces, 4) if summary.traces else None,
     )
     arms = Arms(
         stable=_arm(summary.variants.get(Variant.BASELINE)),

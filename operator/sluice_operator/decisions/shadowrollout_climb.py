@@ -27,14 +27,25 @@ from sluice_operator.decisions.shadowrollout_gates import (
     with_card,
     with_verdicts,
 )
+from sluice_operator.decisions.shadowrollout_guards import POLL, breach, open_guard, with_guards
 from sluice_operator.decisions.shadowrollout_start import (
     SPEC_CHECKS,
     channel_usable,
+    durations_valid,
     hold,
     offline_scorecard,
     route_usable,
 )
-from sluice_operator.decisions.shadowrollout_view import Rollout, at, evidence_is_fresh, is_last, route_of, told
+from sluice_operator.decisions.shadowrollout_view import (
+    Rollout,
+    adopts,
+    at,
+    evidence_is_fresh,
+    is_last,
+    mirrored,
+    route_of,
+    told,
+)
 
 
 def climb(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
@@ -43,13 +54,18 @@ def climb(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
     if moved is not None:
         return moved
     analysed = look(facts, status)
-    status = with_verdicts(facts, analysed.status)
+    status = with_guards(facts, with_verdicts(facts, analysed.status))
     bad = _bad_news(facts, status)
     if bad is not None:
         return take_out(facts, status, *bad, before=analysed.actions)
     blocked = first_objection(facts, (*SPEC_CHECKS, route_usable))
     if blocked is not None:
         return _carry_on(facts, status, analysed, blocked)
+    paused = _left_alone(facts, status)
+    if isinstance(paused, Decision):
+        return paused
+    if paused is not None:
+        return _carry_on(facts, status, analysed, paused)
     writing = _asserted(facts, status)
     if writing is not None:
         route, events = writing
@@ -106,6 +122,9 @@ def _channel_moved(facts: Rollout, status: ShadowRolloutStatus) -> Decision | No
 
 def _bad_news(facts: Rollout, status: ShadowRolloutStatus) -> tuple[Reason, str] | None:
     """Return why the candidate must go, if it must."""
+    broken = breach(facts, status) if durations_valid(facts) is None else None
+    if broken is not None:
+        return broken
     evidence, arms = status.evidence, status.arms
     if evidence is not None and evidence.verdict == ShadowVerdict.HARM:
         return Reason.HARM, (
@@ -124,11 +143,16 @@ def _bad_news(facts: Rollout, status: ShadowRolloutStatus) -> tuple[Reason, str]
 
 def _asserted(facts: Rollout, status: ShadowRolloutStatus) -> tuple[SetRoute, tuple[Action, ...]] | None:
     """Return the route to write, with the event of a foreign edit; None where it is as wanted."""
-    route, wanted = facts.observed.route, route_of(facts, status, status.weight.desired)
+    route = facts.observed.route
+    wanted = route_of(facts, status, status.weight.desired, mirrored(facts, status))
     if route is None or wanted is None:
         return None
     digests = (status.stable_digest, status.candidate_digest)
-    same = route.exists and route.weight == wanted.weight and (route.stable_digest, route.candidate_digest) == digests
+    same = (
+        route.exists
+        and (route.weight, route.mirror) == (wanted.weight, wanted.mirror)
+        and (route.stable_digest, route.candidate_digest) == digests
+    )
     foreign = route.problem is RouterProblem.FOREIGN_EDIT
     if same and not foreign:
         return None
@@ -139,7 +163,20 @@ def _asserted(facts: Rollout, status: ShadowRolloutStatus) -> tuple[SetRoute, tu
         if route.exists
         else f"the route was gone, {wanted.weight} % is set again"
     )
+    message += f" ({route.message})" if route.message and foreign else ""
     return wanted, (EmitEvent(reason=Reason.FOREIGN_EDIT, message=message, warning=True),)
+
+
+def _left_alone(facts: Rollout, status: ShadowRolloutStatus) -> Objection | Decision | None:
+    """Pause where somebody else set the weights of an adopted route; more than was earned is taken out, once."""
+    route = facts.observed.route
+    if route is None or not adopts(facts) or route.problem is not RouterProblem.FOREIGN_EDIT:
+        return None
+    if route.weight > status.weight.desired:
+        text = f"{at(status, facts)}: {route.message}, more than the evidence has earned"
+        return take_out(facts, status, Reason.FOREIGN_EDIT, text)
+    text = f"{at(status, facts)}: {route.message}. It is left alone: set {status.weight.desired} % again, or abort"
+    return held(Phase.PAUSED, Reason.FOREIGN_EDIT, text, mood=Mood.RESTING)
 
 
 def _verified(facts: Rollout, status: ShadowRolloutStatus) -> tuple[ShadowRolloutStatus, Objection | None]:
@@ -164,7 +201,7 @@ def _judge(facts: Rollout, status: ShadowRolloutStatus, analysed: Analysed) -> D
         text = f"{at(status, facts)}: spec.paused is true; the weight holds, harm still rolls back"
         return _carry_on(facts, status, analysed, held(Phase.PAUSED, Reason.PAUSED, text, mood=Mood.RESTING))
     missing = None if evidence_is_fresh(facts, status) else profile_known(facts)
-    missing = missing or evidence_gate(facts, status)
+    missing = missing or evidence_gate(facts, status) or _guarded(facts, status)
     if missing is None:
         gate = scorecard_gate(facts, status)
         if isinstance(gate, CreateOnce):
@@ -175,6 +212,8 @@ def _judge(facts: Rollout, status: ShadowRolloutStatus, analysed: Analysed) -> D
             return with_actions(decision, (*analysed.actions, gate))
         missing = gate
     if missing is not None:
+        # The bake time counts while everything is in, and starts anew once it is in again.
+        status = status.model_copy(update={"bake_started_at": None})
         if overdue(facts, status) and missing.reason is not Reason.SOAKING:
             return _undecided(facts, status, analysed, missing)
         return _carry_on(facts, status, analysed, missing)
@@ -182,6 +221,11 @@ def _judge(facts: Rollout, status: ShadowRolloutStatus, analysed: Analysed) -> D
     if waiting is not None:
         return _carry_on(facts, status, analysed, waiting)
     return _promote(facts, status, analysed) if is_last(facts, status) else _advance(facts, status, analysed)
+
+
+def _guarded(facts: Rollout, status: ShadowRolloutStatus) -> Objection | None:
+    found = open_guard(facts, status)
+    return None if found is None else held(Phase.NO_DATA, *found, requeue_after=POLL)
 
 
 def _undecided(facts: Rollout, status: ShadowRolloutStatus, analysed: Analysed, missing: Objection) -> Decision:
@@ -197,6 +241,8 @@ def _carry_on(facts: Rollout, status: ShadowRolloutStatus, analysed: Analysed, o
     """Hold the weight, and keep the analyses going."""
     when = due(facts, status)
     requeue = min(analysed.requeue_after or objection.requeue_after, objection.requeue_after)
+    if facts.obj.spec.analysis.guards:
+        requeue = min(requeue, POLL)
     if when is not None and facts.observed.profile is not None:
         if facts.now.instant >= when:
             status, requeue = begin(facts, status), AT_ONCE

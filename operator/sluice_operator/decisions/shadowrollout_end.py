@@ -6,7 +6,7 @@ from sluice_operator.decisions.common import AT_ONCE, Command, Mood, Verdict, ac
 from sluice_operator.decisions.models import served_by_channel
 from sluice_operator.decisions.reasons import ConditionType, Phase, Reason
 from sluice_operator.decisions.shadowrollout_analysis import look
-from sluice_operator.decisions.shadowrollout_view import Rollout, reset, route_of, told
+from sluice_operator.decisions.shadowrollout_view import Rollout, adopts, reset, route_of, told
 
 
 def to_zero(facts: Rollout, status: ShadowRolloutStatus) -> tuple[Action, ...]:
@@ -17,8 +17,10 @@ def to_zero(facts: Rollout, status: ShadowRolloutStatus) -> tuple[Action, ...]:
     route, back = facts.observed.route, route_of(facts, status, 0)
     if route is None or back is None or route.problem is RouterProblem.CONFLICT:
         return ()
-    unknown = route.problem in (RouterProblem.UNREACHABLE, RouterProblem.FOREIGN_EDIT)
-    return (back,) if unknown or (route.exists and route.weight > 0) else ()
+    unknown = route.problem is RouterProblem.UNREACHABLE or (
+        route.problem is RouterProblem.FOREIGN_EDIT and not adopts(facts)
+    )
+    return (back,) if unknown or (route.exists and route.weight + route.mirror > 0) else ()
 
 
 def again(facts: Rollout, status: ShadowRolloutStatus, reason: Reason, message: str) -> Decision:

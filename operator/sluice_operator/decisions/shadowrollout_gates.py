@@ -24,11 +24,15 @@ from sluice_operator.decisions.shadowrollout_view import (
     interval,
     is_last,
     present_step,
+    share_mismatch,
     step_start,
 )
+from sluice_operator.manifests.configmap import assignment_of
 from sluice_operator.manifests.lineage import step_scorecard
 from sluice_operator.manifests.naming import LABEL_OWNER_UID, step_scorecard_name
 
+MOST_UNREADABLE = 0.05
+"""Share of unreadable traces above which a step holds."""
 KEPT_SCORECARDS = 40
 """Step scorecards kept in a status."""
 
@@ -87,6 +91,17 @@ def evidence_gate(facts: Rollout, status: ShadowRolloutStatus) -> Objection | No
         text = f"{where}: soaks until {until}, {runs} of {asked} matured runs"
         left = soaked - facts.now.instant if soaked is not None else WAITING
         return held(Phase.SOAKING, Reason.SOAKING, text, requeue_after=min(left, WAITING))
+    if evidence.unreadable is not None and evidence.unreadable > MOST_UNREADABLE:
+        return held(
+            Phase.SOAKING,
+            Reason.TRACES_UNREADABLE,
+            f"{where}: {evidence.unreadable:.1%} of the traces cannot be read, more than {MOST_UNREADABLE:.0%}: they "
+            "may hide harm. The analysis names examples; correct the exporter",
+        )
+    mismatch = share_mismatch(facts, status)
+    if mismatch and assignment_of(facts.obj).key == "run":
+        # A few tenants of different size may well add up to another share.
+        return held(Phase.SOAKING, Reason.SHARE_MISMATCH, f"{where}: {mismatch}")
     if runs < asked:
         return held(Phase.SOAKING, Reason.TOO_FEW_RUNS, f"{where}: {runs} of {asked} matured runs")
     if evidence.verdict != ShadowVerdict.NON_INFERIOR and not last:

@@ -32,6 +32,7 @@ def durations_valid(facts: Rollout) -> Objection | None:
         "spec.analysis.maturity": spec.analysis.maturity,
         "spec.analysis.maxDuration": spec.analysis.max_duration,
         "spec.scorecard.validFor": spec.scorecard.valid_for,
+        **{f"spec.analysis.guards[{place}].for": guard.for_ for place, guard in enumerate(spec.analysis.guards)},
         **{f"spec.steps[{place}].soak": step.soak for place, step in enumerate(spec.steps)},
     }
     for field, text in named.items():
@@ -57,10 +58,18 @@ def steps_valid(facts: Rollout) -> Objection | None:
 def traffic_valid(facts: Rollout) -> Objection | None:
     """Check that the router has what it needs."""
     traffic = facts.obj.spec.traffic
-    if traffic.router == "httpRoute" and not (traffic.stable and traffic.candidate and traffic.parent_refs):
+    if traffic.router == "httpRoute" and not (
+        traffic.stable and traffic.candidate and (traffic.parent_refs or traffic.adopt)
+    ):
         return Objection(
             reason=Reason.INVALID_SPEC,
-            message="spec.traffic needs parentRefs, stable and candidate where router is httpRoute",
+            message="spec.traffic needs stable, candidate and parentRefs (or adopt) where router is httpRoute",
+        )
+    if any(step.shadow for step in facts.obj.spec.steps) and (traffic.router != "httpRoute" or traffic.adopt):
+        return Objection(
+            reason=Reason.INVALID_SPEC,
+            message="spec.steps: only an HTTPRoute of the operator's own can mirror: set spec.traffic.router to "
+            "httpRoute without adopt, or leave out the shadow step",
         )
     return None
 
@@ -71,12 +80,14 @@ def route_usable(facts: Rollout) -> Objection | None:
     if route is None or route.problem is RouterProblem.UNREACHABLE:
         told_ = route.message if route is not None else "not read yet"
         return Objection(
-            reason=Reason.ROUTER_UNREACHABLE, message=f"the route cannot be read: {told_}", mood=Mood.WORKING
+            reason=Reason.ROUTER_UNREACHABLE,
+            message=f"the route cannot be read: {told_}. The weight holds; it is tried again",
+            mood=Mood.WORKING,
         )
     if route.problem is RouterProblem.CONFLICT:
         return Objection(
             reason=Reason.ROUTE_CONFLICT,
-            message=f"the route's name is taken: {route.message}. Remove that object or name another one",
+            message=f"the route cannot be used: {route.message}",
         )
     return None
 
@@ -195,6 +206,7 @@ def start(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
             "arms": Arms(),
             "verdict": "",
             "approvals": [],
+            "guards": [],
             "outcome": "",
         }
     )
@@ -211,7 +223,7 @@ def _forged(facts: Rollout, status: ShadowRolloutStatus) -> Decision | None:
     route, view, name = facts.observed.route, facts.observed.channel, facts.obj.spec.stable.channel
     if route is None or not route.exists or view is None or view.channel is None:
         return None
-    if route.weight == 0 and route.problem is not RouterProblem.FOREIGN_EDIT:
+    if route.weight + route.mirror == 0 and route.problem is not RouterProblem.FOREIGN_EDIT:
         return None
     message = f"the route had {route.weight} % for a candidate before any step; all traffic goes to the stable arm"
     verdict = Verdict(mood=Mood.WORKING, phase=Phase.PENDING, reason=Reason.FOREIGN_EDIT, message=message)
@@ -239,6 +251,8 @@ def pin(facts: Rollout, status: ShadowRolloutStatus, run: FineTuneRun) -> Shadow
             "candidate_model": candidate,
             "stable_digest": stable.digest,
             "stable_model": stable,
+            "assignment": facts.obj.spec.assignment,
+            "traffic": facts.obj.spec.traffic,
         }
     )
 

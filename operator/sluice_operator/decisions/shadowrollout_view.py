@@ -1,5 +1,6 @@
 """What a ShadowRollout is asked for and what it says of itself: the present step, the pinned arms, the conditions."""
 
+import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
@@ -12,9 +13,16 @@ from sluice_operator.decisions.common import Facts, Mood, Verdict, as_status, de
 from sluice_operator.decisions.duration import parse_duration, parse_instant
 from sluice_operator.decisions.models import channel_of
 from sluice_operator.decisions.reasons import ConditionType, Reason
+from sluice_operator.manifests.configmap import traffic_of
 
 STALE_INTERVALS = 3
 """Evidence older than this many analysis intervals is stale."""
+SHARE_SIGMAS = 5.0
+"""Standard errors by which a measured share may differ from the weight."""
+SHARE_SLACK = 0.1
+"""Share of the weight by which a measured share may differ beside that."""
+SHARE_RUNS = 100
+"""Matured runs of both arms below which a measured share says nothing."""
 
 Rollout = Facts[ShadowRollout]
 
@@ -27,6 +35,17 @@ def present_step(facts: Rollout, status: ShadowRolloutStatus) -> RolloutStep:
 def is_last(facts: Rollout, status: ShadowRolloutStatus) -> bool:
     """Return whether the rollout is at its last step, which serves everything from the candidate."""
     return status.step == len(facts.obj.spec.steps)
+
+
+def mirrored(facts: Rollout, status: ShadowRolloutStatus) -> int:
+    """Return the per cent of the requests that the present step copies to the candidate."""
+    shadow = present_step(facts, status).shadow
+    return shadow.mirror if shadow is not None else 0
+
+
+def adopts(facts: Rollout) -> bool:
+    """Return whether the weights are on somebody else's route, which is never fought over."""
+    return traffic_of(facts.obj).adopt is not None
 
 
 def step_start(status: ShadowRolloutStatus) -> datetime | None:
@@ -76,11 +95,14 @@ def reset(status: ShadowRolloutStatus) -> ShadowRolloutStatus:
             "stable_model": None,
             "last_good": None,
             "outcome": "",
+            "guards": [],
+            "assignment": None,
+            "traffic": None,
         }
     )
 
 
-def route_of(facts: Rollout, status: ShadowRolloutStatus, weight: int) -> SetRoute | None:
+def route_of(facts: Rollout, status: ShadowRolloutStatus, weight: int, mirror: int = 0) -> SetRoute | None:
     """Return the route between the pinned arms; None before anything was pinned."""
     if status.stable_model is None or status.candidate_model is None:
         return None
@@ -89,6 +111,7 @@ def route_of(facts: Rollout, status: ShadowRolloutStatus, weight: int) -> SetRou
         weight=weight,
         stable=channel_of(name, status.stable_model),
         candidate=channel_of(name, status.candidate_model),
+        mirror=mirror,
     )
 
 
@@ -152,9 +175,34 @@ def _weights(facts: Rollout, status: ShadowRolloutStatus) -> tuple[ConditionStat
         text = "no route yet: all traffic is on the stable arm"
         return as_status(desired == 0), Reason.ROUTE_NOT_VERIFIED if desired else Reason.VERIFIED, text
     if route.weight == desired and route.verified and not route.problem:
+        measured = share_mismatch(facts, status)
+        if measured:
+            return ConditionStatus.FALSE, Reason.SHARE_MISMATCH, measured
         return ConditionStatus.TRUE, Reason.VERIFIED, f"{100 - desired} % stable, {desired} % candidate"
     text = f"the route has {route.weight} %, wanted is {desired} %"
     return ConditionStatus.FALSE, Reason.ROUTE_NOT_VERIFIED, f"{text}: {route.message}" if route.message else text
+
+
+def share_mismatch(facts: Rollout, status: ShadowRolloutStatus) -> str:
+    """Return how the candidate's measured share differs from the desired one; empty where not, or none is known.
+
+    The share of runs is binomial around the weight. Beyond `SHARE_SIGMAS` standard errors and `SHARE_SLACK` of the
+    weight, something else than this rollout assigns the arms.
+    """
+    evidence = status.evidence
+    runs = status.arms.stable.runs + status.arms.candidate.runs
+    if not evidence_is_fresh(facts, status) or evidence is None or evidence.candidate_share is None:
+        return ""
+    wanted = status.weight.desired / 100
+    if not wanted or runs < SHARE_RUNS:
+        return ""
+    allowed = SHARE_SIGMAS * math.sqrt(wanted * (1 - wanted) / runs) + SHARE_SLACK * wanted
+    if abs(evidence.candidate_share - wanted) <= allowed:
+        return ""
+    return (
+        f"the candidate served {evidence.candidate_share:.1%} of the runs, the route asks for {wanted:.0%}: check that "
+        "every agent follows the route and stamps its traces"
+    )
 
 
 def _metrics(facts: Rollout, status: ShadowRolloutStatus) -> tuple[ConditionStatus, Reason | str, str]:

@@ -42,6 +42,8 @@ class Wants:
     """Profile to look up: the open attempt's, else the spec's."""
     attempt: AttemptWant | None = None
     """The open attempt; None when no job may be running."""
+    guards: bool = False
+    """Whether to ask Prometheus for the guards of a rollout under way."""
     rivals: bool = False
     """Whether to list the other rollouts and pass them through `rivals_of`."""
 
@@ -146,6 +148,7 @@ def _shadowrollout(obj: ShadowRollout) -> Wants:
         references=tuple(dict.fromkeys(references)),
         channel=(spec.stable.root, spec.stable.channel),
         route=True,
+        guards=bool(spec.analysis.guards) and status.step > 0 and not status.outcome,
         profile=_profile(attempt, spec.profile),
         attempt=_attempt_want(attempt),
         rivals=True,

@@ -1,41 +1,55 @@
 """The HTTPRoute of the `httpRoute` router: operator-owned, absent from Git.
 
-`rules` and `backendRefs` are atomic lists, so a weight cannot be co-owned: the whole route is the operator's. It
-carries no owner reference, because garbage collection must never remove the only route of production traffic; it is
-recognised by its label.
+`rules` and `backendRefs` are atomic lists, so a weight cannot be co-owned: the whole route is the operator's. It is
+named after its hosts and gateways, so that the rollouts of one target share it, one after the other. It carries no
+owner reference, because garbage collection must never remove the only route of production traffic; it is recognised
+by its labels.
 """
 
 from typing import Any
 
+from sluice_api.contracts.rollout import DRY_RUN_HEADER
+from sluice_api.contracts.trace import Variant
 from sluice_api.v1alpha1 import ShadowRollout
-from sluice_api.v1alpha1.shadowrollout import Backend
+from sluice_api.v1alpha1.shadowrollout import Backend, Traffic
 from sluice_operator.decisions.base import SetRoute
-from sluice_operator.manifests.configmap import check_route
-from sluice_operator.manifests.naming import owner_labels, router_name
+from sluice_operator.manifests.configmap import check_route, traffic_of
+from sluice_operator.manifests.naming import owner_labels, route_name
 
 ANNOTATION_STABLE = "sluice.dev/stable-digest"
 """Weights that the stable backend is meant to serve."""
 ANNOTATION_CANDIDATE = "sluice.dev/candidate-digest"
-"""Weights that the candidate backend is meant to serve; absent without a candidate."""
+"""Weights that the candidate backend is meant to serve; empty without a candidate."""
 ANNOTATION_STEP = "sluice.dev/step"
 """Step of the rollout."""
+ANNOTATION_ROLLOUT = "sluice.dev/rollout"
+"""UID of the rollout that last set the weights of an adopted route."""
+ANNOTATION_WEIGHT = "sluice.dev/weight"
+"""Candidate's weight as it was last set on an adopted route."""
 
 
-def http_route(rollout: ShadowRollout, route: SetRoute) -> dict[str, Any]:
-    """Return the HTTPRoute that brings both weights into force; they add up to 100.
+def http_route_name(rollout: ShadowRollout) -> str:
+    """Return the name of the route that carries a rollout's weights."""
+    traffic = traffic_of(rollout)
+    return traffic.adopt or route_name(
+        traffic.hostnames, [(ref.name, ref.section_name or "") for ref in traffic.parent_refs]
+    )
+
+
+def route_spec(traffic: Traffic, *, weight: int, candidate: bool, mirror: int = 0) -> dict[str, Any]:
+    """Return the spec of a route, exactly as the API server gives it back: its defaults are spelled out.
 
     Raises:
-        ValueError: a weight outside 0 to 100, one above 0 without a candidate, or a spec without its backends.
+        ValueError: the traffic lacks gateways or backends.
     """
-    check_route(route)
-    traffic = rollout.spec.traffic
     if traffic.stable is None or traffic.candidate is None or not traffic.parent_refs:
         raise ValueError("spec.traffic needs parentRefs, stable and candidate where router is httpRoute")
-    backends = [_backend(traffic.stable, 100 - route.weight)]
-    annotations = {ANNOTATION_STABLE: route.stable.digest, ANNOTATION_STEP: str(rollout.status.step)}
-    if route.candidate is not None:
-        backends.append(_backend(traffic.candidate, route.weight))
-        annotations[ANNOTATION_CANDIDATE] = route.candidate.digest
+    backends = [backend_ref(traffic.stable, 100 - weight)]
+    if candidate:
+        backends.append(backend_ref(traffic.candidate, weight))
+    rule: dict[str, Any] = {"matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "backendRefs": backends}
+    if mirror:
+        rule["filters"] = mirror_filters(traffic.candidate, mirror)
     spec: dict[str, Any] = {
         "parentRefs": [
             {
@@ -46,25 +60,55 @@ def http_route(rollout: ShadowRollout, route: SetRoute) -> dict[str, Any]:
             }
             for ref in traffic.parent_refs
         ],
-        "rules": [
-            {"matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "backendRefs": backends},
-        ],
+        "rules": [rule],
     }
     if traffic.hostnames:
         spec["hostnames"] = list(traffic.hostnames)
+    return spec
+
+
+def http_route(rollout: ShadowRollout, route: SetRoute) -> dict[str, Any]:
+    """Return the HTTPRoute that brings both weights into force; they add up to 100.
+
+    Raises:
+        ValueError: a weight outside 0 to 100, one above 0 without a candidate, or a spec without its backends.
+    """
+    check_route(route)
+    candidate = route.candidate
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
         "metadata": {
-            "name": router_name(rollout.name),
+            "name": http_route_name(rollout),
             "namespace": rollout.namespace,
             "labels": owner_labels(rollout.crd.kind, rollout.name, rollout.uid),
-            "annotations": annotations,
+            "annotations": {
+                ANNOTATION_STABLE: route.stable.digest,
+                # Empty, not absent: what a take-over wrote is not removed by leaving it out later.
+                ANNOTATION_CANDIDATE: candidate.digest if candidate is not None else "",
+                ANNOTATION_STEP: str(rollout.status.step),
+            },
         },
-        "spec": spec,
+        "spec": route_spec(
+            traffic_of(rollout), weight=route.weight, candidate=candidate is not None, mirror=route.mirror
+        ),
     }
 
 
-def _backend(backend: Backend, weight: int) -> dict[str, Any]:
-    # Group and kind are the API server's defaults, spelled out so that what is applied equals what is read back.
+def mirror_filters(candidate: Backend, percent: int) -> list[dict[str, Any]]:
+    """Return the filters that copy a share of the requests to the candidate (GEP-3171).
+
+    The gateway throws the answers away; the candidate records them under the request's ID. A filter cannot mark the
+    copy alone, so the header names the arm that must stay dry: the stable arm, not meant by it, acts as ever.
+    """
+    ref = {"group": "", "kind": "Service", "name": candidate.service, "port": candidate.port}
+    mark = {"name": DRY_RUN_HEADER, "value": Variant.CANDIDATE.value}
+    return [
+        {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [mark]}},
+        {"type": "RequestMirror", "requestMirror": {"backendRef": ref, "percent": percent}},
+    ]
+
+
+def backend_ref(backend: Backend, weight: int) -> dict[str, Any]:
+    """Return a weighted reference. Group and kind are the API server's defaults, spelled out."""
     return {"group": "", "kind": "Service", "name": backend.service, "port": backend.port, "weight": weight}

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 JOB_NAME_LIMIT = 47
 """Longest name that KubeRay accepts for a RayJob."""
@@ -90,8 +91,18 @@ def lineage_name(dataset: str, digest: str) -> str:
 
 
 def router_name(rollout: str, config_map: str | None = None) -> str:
-    """Return the name of a rollout's ConfigMap or HTTPRoute."""
+    """Return the name of a rollout's ConfigMap."""
     return config_map or bounded(rollout, "router")
+
+
+def route_name(hostnames: Sequence[str], parents: Sequence[tuple[str, str]]) -> str:
+    """Return the name of the HTTPRoute of a target: the same for every rollout of these hosts on these gateways.
+
+    `parents` are gateways with their listener, empty for all listeners.
+    """
+    hosts = sorted(hostnames)
+    target = short_hash(*hosts, "", *(part for parent in sorted(parents) for part in parent))
+    return bounded(hosts[0] if hosts else "any-host", f"sluice-{target}")
 
 
 def digest_hex(digest: str) -> str:

@@ -1,16 +1,17 @@
 """The router of agents that assign arms in their own process: one ConfigMap, one document, both weights in it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from sluice_api.contracts.rollout import ROUTER_KEY, RouterDocument, ServedModel
 from sluice_api.v1alpha1 import ShadowRollout
 from sluice_operator.cluster import Cluster
 from sluice_operator.decisions.base import RouterProblem, RouteView, SetRoute
+from sluice_operator.decisions.models import channel_of
 from sluice_operator.errors import ClusterError
-from sluice_operator.manifests.configmap import ROUTER_KEY, router_config_map
-from sluice_operator.manifests.naming import LABEL_MANAGED_BY, LABEL_OWNER_KIND, MANAGER, router_name
+from sluice_operator.manifests.configmap import assignment_of, config_map_name, router_config_map, served
 from sluice_operator.resources import CONFIG_MAP, owner_uids
+from sluice_operator.routers.base import is_ours
 
 
 class ConfigMapRouter:
@@ -27,7 +28,7 @@ class ConfigMapRouter:
 
     async def read(self, rollout: ShadowRollout) -> RouteView:
         """Return what the ConfigMap says."""
-        name = router_name(rollout.name, rollout.spec.traffic.config_map)
+        name = config_map_name(rollout)
         try:
             raw = await self._cluster.get(CONFIG_MAP, rollout.namespace, name)
         except ClusterError as error:
@@ -40,9 +41,10 @@ class ConfigMapRouter:
             return RouteView(
                 exists=True,
                 problem=RouterProblem.CONFLICT,
-                message=f"ConfigMap {name} is not this rollout's: set spec.traffic.configMap to a free name",
+                message=f"ConfigMap {name} is not this rollout's: set spec.traffic.configMap to a free name, or end "
+                "the rollout that has it",
             )
-        return view_of(name, (raw.get("data") or {}).get(ROUTER_KEY), rollout.uid)
+        return view_of(name, (raw.get("data") or {}).get(ROUTER_KEY), rollout)
 
     async def write(self, rollout: ShadowRollout, route: SetRoute) -> None:
         """Write both weights."""
@@ -56,33 +58,54 @@ class ConfigMapRouter:
 
 def is_idle(raw: Mapping[str, Any]) -> bool:
     """Tell whether the ConfigMap is a rollout's of ours and gives its candidate nothing."""
-    labels = (raw.get("metadata") or {}).get("labels") or {}
-    if labels.get(LABEL_MANAGED_BY) != MANAGER or labels.get(LABEL_OWNER_KIND) != ShadowRollout.crd.kind:
+    if not is_ours(raw):
         return False
     try:
-        weight = json.loads((raw.get("data") or {})[ROUTER_KEY])["candidate_pct"]
-    except (ValueError, KeyError, TypeError):
+        return RouterDocument.read((raw.get("data") or {}).get(ROUTER_KEY) or "").candidate_pct == 0
+    except ValueError:
         return False
-    return isinstance(weight, int | float) and not isinstance(weight, bool) and weight == 0
 
 
-def view_of(name: str, document: str | None, uid: str) -> RouteView:
-    """Return the view of a router document; whatever is not ours or not readable is a foreign edit."""
-    problem = f"ConfigMap {name}: {ROUTER_KEY} is not what this rollout wrote"
+def view_of(name: str, document: str | None, rollout: ShadowRollout) -> RouteView:
+    """Return the view of a router document; whatever this rollout did not write is a foreign edit."""
     try:
-        data: Mapping[str, Any] = json.loads(document or "")
-        weight = data["candidate_pct"]
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise TypeError("candidate_pct is no number")
-        stable, candidate = data.get("stable") or {}, data.get("candidate") or {}
-        if data.get("rollout") != uid or weight != int(weight) or not 0 <= weight <= 100:
-            return RouteView(exists=True, problem=RouterProblem.FOREIGN_EDIT, message=problem)
-        return RouteView(
-            exists=True,
-            weight=int(weight),
-            verified=True,
-            candidate_digest=str(candidate.get("digest") or ""),
-            stable_digest=str(stable.get("digest") or ""),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        return RouteView(exists=True, problem=RouterProblem.FOREIGN_EDIT, message=problem)
+        found = RouterDocument.read(document or "")
+    except ValueError as error:
+        return _foreign(f"ConfigMap {name}: {error}")
+    weight = round(found.candidate_pct)
+    problems = [text for text, wrong in _differences(found, rollout).items() if wrong]
+    if problems:
+        return _foreign(f"ConfigMap {name}: somebody else changed {', '.join(problems)}", weight=weight)
+    return RouteView(
+        exists=True,
+        weight=weight,
+        verified=True,
+        candidate_digest=found.candidate.digest if found.candidate is not None else "",
+        stable_digest=found.stable.digest if found.stable is not None else "",
+    )
+
+
+def _foreign(message: str, *, weight: int = 0) -> RouteView:
+    return RouteView(exists=True, weight=weight, problem=RouterProblem.FOREIGN_EDIT, message=message)
+
+
+def _differences(found: RouterDocument, rollout: ShadowRollout) -> dict[str, bool]:
+    """Return by field whether it is not what this rollout wrote. Weights and digests are the decision's to compare."""
+    assignment = assignment_of(rollout)
+    return {
+        "rollout": found.rollout != rollout.uid,
+        "candidate_pct": found.candidate_pct != round(found.candidate_pct),
+        "salt": found.salt != assignment.salt,
+        "key": found.key != assignment.key,
+        "stable": not _is_pinned(found.stable, rollout),
+        "candidate": not _is_pinned(found.candidate, rollout),
+    }
+
+
+def _is_pinned(arm: ServedModel | None, rollout: ShadowRollout) -> bool:
+    """Tell whether an arm serves its digest from where the rollout pinned it; an unknown digest is not judged here."""
+    if arm is None:
+        return True
+    status, channel = rollout.status, rollout.spec.stable.channel
+    pinned = [model for model in (status.stable_model, status.candidate_model) if model is not None]
+    return all(arm == served(channel_of(channel, model)) for model in pinned if model.digest == arm.digest)
