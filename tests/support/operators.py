@@ -249,14 +249,18 @@ class Operator:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and body of `/healthz` or `/metrics`."""
-        url = [line for line in self.log.read_text(errors="replace").splitlines() if "serving /healthz" in line][-1]
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(url.rpartition(" at ")[2] + path, timeout=5) as response:
+            with opener.open(f"http://{self.address()}{path}", timeout=5) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+    def address(self) -> str:
+        """Return host and port of `/healthz` and `/metrics`."""
+        said = [line for line in self.log.read_text(errors="replace").splitlines() if "serving /healthz" in line][-1]
+        return said.rpartition(" at http://")[2]
 
     def tail(self, lines: int = 40) -> str:
         """Return the end of the log."""
