@@ -12,6 +12,7 @@ from sluice_api.contracts.models import Channel
 from sluice_devcluster.gotools import gateway_api_crds, kuberay_crds
 from sluice_operator.cluster import Cluster
 from sluice_operator.decisions.base import RouterProblem, SetRoute
+from sluice_operator.manifests.naming import route_name
 from sluice_operator.resources import HTTP_ROUTE, MODELS
 from sluice_operator.routers.httproute import HTTPRouteRouter
 
@@ -124,6 +125,7 @@ def test_a_missing_kuberay_is_told_and_installing_it_is_enough(place, kubectl):
         assert place.admin.get(place.namespace, "RayJob")["items"]
 
 
+ROUTE = route_name(["agent.example"], [("gateway", "http")])
 TRAFFIC = {
     "router": "httpRoute",
     "parentRefs": [{"name": "gateway", "sectionName": "http"}],
@@ -167,18 +169,18 @@ async def test_an_httproute_is_written_whole_verified_and_defended(place, http_r
         view = await router.read(obj)
         assert (view.weight, view.verified, view.problem) == (5, False, RouterProblem.NOT_ACCEPTED)
         assert (view.stable_digest, view.candidate_digest) == (stable.digest, candidate.digest)
-        raw = await cluster.get(HTTP_ROUTE, place.namespace, "rollout-router")
+        raw = await cluster.get(HTTP_ROUTE, place.namespace, ROUTE)
         weights = [backend["weight"] for backend in raw["spec"]["rules"][0]["backendRefs"]]
         assert weights == [95, 5]
         for status, verified in (("False", False), ("True", True)):
-            condition_of(place, "httproute", "rollout-router", **accepted(raw["metadata"]["generation"], status))
+            condition_of(place, "httproute", ROUTE, **accepted(raw["metadata"]["generation"], status))
             assert (await router.read(obj)).verified is verified
         await router.write(obj, SetRoute(weight=25, stable=stable, candidate=candidate))
         # The gateway has accepted the generation before, not this one.
         view = await router.read(obj)
         assert (view.weight, view.verified) == (25, False)
         rule = {"backendRefs": [{"name": "somebody-elses", "port": 80}]}
-        place.patch("httproute", "rollout-router", {"spec": {"rules": [rule]}})
+        place.patch("httproute", ROUTE, {"spec": {"rules": [rule]}})
         assert (await router.read(obj)).problem is RouterProblem.FOREIGN_EDIT
         await router.write(obj, SetRoute(weight=0, stable=stable, candidate=None))
         view = await router.read(obj)
@@ -195,13 +197,13 @@ def test_a_candidate_moves_on_only_where_the_gateway_follows(place, http_routes)
         place.apply(dataset(place.uri), run(place.uri), evaluation(place.uri), scorecard(place.uri))
         place.wait_phase("promotionscorecard", "card", "Passed")
         place.apply(rollout(place.uri, traffic=TRAFFIC, steps=[{"weight": 25, "soak": "10m"}, {"weight": 100}]))
-        raw = until(lambda: place.get("httproute", "rollout-router"))
+        raw = until(lambda: place.get("httproute", ROUTE))
         until(lambda: "gateway" in place.status("shadowrollout", "rollout").get("message", ""))
         assert not place.status("shadowrollout", "rollout").get("stepStartedAt")
 
         def follow():
-            raw = place.get("httproute", "rollout-router")
-            condition_of(place, "httproute", "rollout-router", **accepted(raw["metadata"]["generation"]))
+            raw = place.get("httproute", ROUTE)
+            condition_of(place, "httproute", ROUTE, **accepted(raw["metadata"]["generation"]))
             return place.status("shadowrollout", "rollout").get("stepStartedAt")
 
         until(follow, every_s=1.0, what="the step starts once the gateway follows")

@@ -1,0 +1,225 @@
+"""HTTPRoutes on a real API server with the Gateway API's own CRD: shared, taken over, adopted, mirrored."""
+
+import asyncio
+
+import pytest
+import yaml
+
+from manifests_for_tests import STABLE_DIGEST, rollout
+from operators import await_crds
+from sluice_api.contracts.base import ArtifactRef, ModelRef
+from sluice_api.contracts.models import Channel
+from sluice_devcluster.gotools import gateway_api_crds
+from sluice_operator.cluster import Cluster
+from sluice_operator.decisions.base import RouterProblem, SetRoute
+from sluice_operator.errors import ConflictError, ForeignObjectError, InvalidError
+from sluice_operator.manifests.httproute import http_route_name
+from sluice_operator.resources import HTTP_ROUTE, MODELS
+from sluice_operator.routers.httproute import HTTPRouteRouter
+
+HTTP_ROUTES = "httproutes.gateway.networking.k8s.io"
+CANDIDATE_DIGEST = "sha256:" + "2" * 64
+STABLE_SERVICE, CANDIDATE_SERVICE = {"service": "agent-stable", "port": 8000}, {"service": "agent-new", "port": 8000}
+OWN = {
+    "router": "httpRoute",
+    "parentRefs": [{"name": "gateway"}],
+    "hostnames": ["agent.example"],
+    "stable": STABLE_SERVICE,
+    "candidate": CANDIDATE_SERVICE,
+}
+ADOPT = {"router": "httpRoute", "adopt": "shop", "stable": STABLE_SERVICE, "candidate": CANDIDATE_SERVICE}
+
+
+@pytest.fixture(scope="module")
+def http_routes(kubectl):
+    """The Gateway API's CRD of HTTPRoutes."""
+    name = "gateway.networking.k8s.io_httproutes.yaml"
+    kubectl("apply", "--server-side", "-f", str(next(path for path in gateway_api_crds() if path.name == name)))
+    await_crds(kubectl, HTTP_ROUTES)
+
+
+@pytest.fixture
+async def api(place, http_routes, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(place.kubeconfig))
+    cluster = await Cluster.connect()
+    yield cluster
+    await cluster.close()
+    await asyncio.sleep(0.05)
+
+
+def channel(digest, uri):
+    ref = ArtifactRef(uri=uri, digest=digest)
+    return Channel(name="stable", digest=digest, base_model=ModelRef(uri=uri, digest=digest), adapter=ref)
+
+
+def applied(place, name, traffic):
+    """Apply a rollout; return it as the operator reads it."""
+    place.apply(rollout(place.uri, name, traffic=traffic))
+    return MODELS["ShadowRollout"].model_validate(place.get("shadowrollout", name))
+
+
+def weights(place, name):
+    """Return the weights of every rule of a route."""
+    spec = place.get("httproute", name)["spec"]
+    return [[ref["weight"] for ref in rule["backendRefs"]] for rule in spec["rules"]]
+
+
+def to(place, weight, *, candidate=CANDIDATE_DIGEST, mirror=0):
+    """Return the route with a weight."""
+    served = channel(candidate, place.uri) if candidate else None
+    return SetRoute(weight=weight, stable=channel(STABLE_DIGEST, place.uri), candidate=served, mirror=mirror)
+
+
+async def test_rollouts_of_one_host_share_one_route_one_after_the_other(place, api):
+    first, second = applied(place, "first", OWN), applied(place, "second", OWN)
+    elsewhere = applied(place, "elsewhere", OWN | {"hostnames": ["other.example"]})
+    name, router = http_route_name(first), HTTPRouteRouter(api)
+    assert http_route_name(second) == name != http_route_name(elsewhere)
+
+    await router.write(first, to(place, 25))
+    assert (await router.read(second)).problem is RouterProblem.CONFLICT
+    with pytest.raises(ForeignObjectError):
+        await router.write(second, to(place, 5))
+
+    await router.write(first, to(place, 0))
+    assert not (await router.read(second)).exists
+    await router.write(second, to(place, 5))
+    view = await router.read(second)
+    assert (view.weight, view.candidate_digest, view.problem) == (5, CANDIDATE_DIGEST, RouterProblem.NOT_ACCEPTED)
+    assert weights(place, name) == [[95, 5]]
+    assert (await router.read(first)).problem is RouterProblem.CONFLICT
+
+    await router.write(second, to(place, 0, candidate=""))
+    view = await router.read(second)
+    assert (view.weight, view.candidate_digest, view.problem) == (0, "", RouterProblem.NOT_ACCEPTED)
+    assert weights(place, name) == [[100]]
+
+
+async def test_deleting_a_rollout_never_takes_the_route_of_production_along(place, api):
+    first = applied(place, "first", OWN)
+    await HTTPRouteRouter(api).write(first, to(place, 0))
+    place.kubectl("-n", place.namespace, "delete", "shadowrollout", "first", "--timeout=20s")
+    raw = await api.get(HTTP_ROUTE, place.namespace, http_route_name(first))
+    assert raw is not None
+    assert "ownerReferences" not in raw["metadata"]
+    second = applied(place, "second", OWN)
+    assert not (await HTTPRouteRouter(api).read(second)).exists
+
+
+async def test_a_take_over_is_bound_to_what_was_read(place, api):
+    first = applied(place, "first", OWN)
+    router = HTTPRouteRouter(api)
+    await router.write(first, to(place, 0))
+    seen = await api.get(HTTP_ROUTE, place.namespace, http_route_name(first))
+    await router.write(first, to(place, 5))
+    with pytest.raises(ConflictError):
+        await api.take_over(seen, {"metadata": {"labels": {}}, "spec": seen["spec"]})
+    assert (await router.read(first)).weight == 5
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda spec: spec["rules"][0]["backendRefs"][1].update(weight=90),
+        lambda spec: spec["rules"][0]["backendRefs"].append({"name": "third", "port": 80, "weight": 1}),
+        lambda spec: spec["rules"][0]["backendRefs"].pop(),
+        lambda spec: spec["rules"].append({"backendRefs": [{"name": "agent-new", "port": 8000}]}),
+        lambda spec: spec["rules"][0].update(matches=[{"path": {"type": "PathPrefix", "value": "/only"}}]),
+        lambda spec: spec.update(hostnames=["hijacked.example"]),
+        lambda spec: spec["rules"][0].update(
+            filters=[{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "agent-new", "port": 8000}}}]
+        ),
+    ],
+)
+async def test_any_edit_of_our_route_is_seen_and_undone(place, api, edit):
+    obj, router = applied(place, "first", OWN), HTTPRouteRouter(api)
+    await router.write(obj, to(place, 25))
+    name = http_route_name(obj)
+    spec = place.get("httproute", name)["spec"]
+    edit(spec)
+    place.patch("httproute", name, {"spec": spec})
+    assert (await router.read(obj)).problem is RouterProblem.FOREIGN_EDIT
+    await router.write(obj, to(place, 25))
+    assert (await router.read(obj)).problem is RouterProblem.NOT_ACCEPTED
+    assert weights(place, name) == [[75, 25]]
+
+
+async def test_a_mirror_step_copies_requests_and_marks_them_dry(place, api):
+    obj, router = applied(place, "first", OWN), HTTPRouteRouter(api)
+    await router.write(obj, to(place, 0, mirror=10))
+    view = await router.read(obj)
+    assert (view.weight, view.mirror, view.problem) == (0, 10, RouterProblem.NOT_ACCEPTED)
+    mark, mirror = place.get("httproute", http_route_name(obj))["spec"]["rules"][0]["filters"]
+    assert mark["requestHeaderModifier"]["set"] == [{"name": "X-Sluice-Dry-Run", "value": "candidate"}]
+    assert (mirror["requestMirror"]["percent"], mirror["requestMirror"]["backendRef"]["name"]) == (10, "agent-new")
+    assert (await router.read(applied(place, "second", OWN))).problem is RouterProblem.CONFLICT
+    await router.write(obj, to(place, 5))
+    view = await router.read(obj)
+    assert (view.weight, view.mirror) == (5, 0)
+
+
+def shop(*rules):
+    """A route that somebody keeps in Git."""
+    spec = {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": refs} for refs in rules]}
+    return {"apiVersion": HTTP_ROUTE.api_version, "kind": "HTTPRoute", "metadata": {"name": "shop"}, "spec": spec}
+
+
+def ref(name, weight=None):
+    base = {"name": name, "port": 8000}
+    return base if weight is None else base | {"weight": weight}
+
+
+async def test_an_adopted_route_gets_its_weights_patched_and_nothing_else(place, api):
+    text = yaml.safe_dump(
+        shop([ref("agent-stable", 100), ref("agent-new", 0)], [ref("static", 1)])
+        | {"metadata": {"name": "shop", "annotations": {"team": "shop"}}}
+    )
+    place.kubectl("-n", place.namespace, "apply", "-f", "-", input=text)
+    obj, other, router = applied(place, "first", ADOPT), applied(place, "second", ADOPT), HTTPRouteRouter(api)
+    assert not (await router.read(obj)).exists
+    await router.write(obj, to(place, 25))
+    assert weights(place, "shop") == [[75, 25], [1]]
+    view = await router.read(obj)
+    assert (view.weight, view.candidate_digest, view.problem) == (25, CANDIDATE_DIGEST, RouterProblem.NOT_ACCEPTED)
+    raw = place.get("httproute", "shop")
+    assert raw["metadata"]["annotations"]["team"] == "shop"
+    assert "sluice.dev/owner-uid" not in (raw["metadata"].get("labels") or {})
+    assert (await router.read(other)).problem is RouterProblem.CONFLICT
+    spec = raw["spec"]
+    spec["rules"][0]["backendRefs"][0]["weight"], spec["rules"][0]["backendRefs"][1]["weight"] = 100, 0
+    place.patch("httproute", "shop", {"spec": {"rules": spec["rules"]}})
+    view = await router.read(obj)
+    assert (view.weight, view.problem) == (0, RouterProblem.FOREIGN_EDIT)
+    assert "somebody else set 0 %" in view.message
+    await router.write(obj, to(place, 0))
+    assert not (await router.read(other)).exists
+    spec["rules"][0]["backendRefs"].append(ref("third", 5))
+    spec["rules"][0]["backendRefs"][1]["weight"] = 40
+    place.patch("httproute", "shop", {"spec": {"rules": spec["rules"]}})
+    view = await router.read(obj)
+    assert (view.weight, view.problem) == (40, RouterProblem.FOREIGN_EDIT)
+    await router.write(obj, to(place, 0))
+    assert weights(place, "shop") == [[100, 0, 5], [1]]
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ([[ref("agent-stable"), ref("agent-new")]], "explicit weights that add up to 100"),
+        ([[ref("agent-stable", 100), ref("agent-new", 1)]], "explicit weights that add up to 100"),
+        ([[ref("agent-stable", 50), ref("agent-new", 0), ref("third", 50)]], "alone"),
+        ([[ref("agent-stable", 100)]], "no rule names agent-new"),
+        ([[ref("agent-stable", 60), ref("agent-new", 40)]], "gives the candidate 40 %"),
+        (None, "does not exist"),
+    ],
+)
+async def test_a_route_that_cannot_be_adopted_is_refused_and_left_alone(place, api, rules, words):
+    if rules is not None:
+        place.kubectl("-n", place.namespace, "apply", "-f", "-", input=yaml.safe_dump(shop(*rules)))
+    obj, router = applied(place, "first", ADOPT), HTTPRouteRouter(api)
+    view = await router.read(obj)
+    assert view.problem is RouterProblem.CONFLICT
+    assert words in view.message
+    if words != "gives the candidate 40 %":
+        with pytest.raises(InvalidError):
+            await router.write(obj, to(place, 5))
