@@ -16,6 +16,7 @@ from sluice_traces.worker import run
 from storefront.stages import stages_of
 from storefront.tasks import make_task
 from trace_factory import label_job, step, trace, write_trace
+from versions import plain_text
 
 RECALL = 0.99
 PRECISION = 0.99
@@ -153,7 +154,7 @@ def poisoned(root, samples) -> None:
 
 
 def everything_below(folder) -> str:
-    return "\n".join(path.read_bytes().decode(errors="replace") for path in folder.rglob("*") if path.is_file())
+    return plain_text(folder)
 
 
 @pytest.mark.parametrize("on_finding", ["redact", "quarantine"])

@@ -16,6 +16,7 @@ from storefront.expert import expert_answer, habit_answer
 from storefront.stages import stages_of
 from storefront.tasks import make_task
 from trace_factory import label_job
+from versions import part_rows
 
 RUNS = 60
 
@@ -56,8 +57,7 @@ async def traces(tmp_path) -> Path:
 def build(traces, output, **fields):
     job = label_job(traces, output, **fields)
     found = run(job, Reporter(job))
-    folder = Path(found.dataset.uri.removeprefix("file://"))
-    return found, [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return found, part_rows(found.dataset)
 
 
 def step_of(traces, row, name) -> dict:

@@ -1,12 +1,15 @@
 """The label worker on real files: what it publishes, what it refuses, and that only the input decides the digest."""
 
+import hashlib
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,10 @@ from sluice_artifacts import NotFoundError, ObjectInfo, fetch
 from sluice_artifacts.files import FileStore
 from sluice_artifacts.reporting import Reporter, WorkerError, run_worker
 from sluice_traces import build as build_module
+from sluice_traces import worker as worker_module
 from sluice_traces.worker import run
-from trace_factory import label_job, many, step, trace, write_trace
+from trace_factory import PNG, label_job, many, step, trace, write_trace
+from versions import document, lines, part_rows, runs
 
 
 def build(source, output, **fields) -> LabelOutput:
@@ -26,9 +31,14 @@ def build(source, output, **fields) -> LabelOutput:
     return run(job, Reporter(job))
 
 
-def rows(output: LabelOutput, name="train.jsonl") -> list[dict]:
-    path = Path(output.dataset.uri.removeprefix("file://")) / name
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def rows(output: LabelOutput, part="train") -> list[dict]:
+    return part_rows(output.dataset, part)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says how large it is, and then ends."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    return PNG[:8] + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + PNG[33:]
 
 
 def failure(source, output, **fields) -> WorkerError:
@@ -50,13 +60,19 @@ def test_a_version_holds_rows_holdout_and_lineage(source, tmp_path):
     assert output.labels == {"positive": 40, "negative": 20, "neutral": 0}
     assert output.label_reasons == {"escalation": 20, "gate_verify_pass": 20, "success_with_observed_delta": 20}
     manifest = fetch(output.dataset, tmp_path / "fetched", DatasetManifest)
-    assert [entry.path for entry in manifest.files] == ["holdout.jsonl", "runs.jsonl", "train.jsonl"]
+    assert [entry.path for entry in manifest.files] == [
+        "bad-files.jsonl",
+        "holdout-00000.parquet",
+        "report.json",
+        "runs.parquet",
+        "train-00000.parquet",
+    ]
     assert (manifest.rows, manifest.holdout_rows, manifest.traces) == (36, 4, 20)
     assert manifest.dropped == {"label_not_kept": 20}
     for row in rows(output):
         SftRow.model_validate(row)
         assert row["metadata"]["label"] == "positive"
-    held = {row["metadata"]["run_id"] for row in rows(output, "holdout.jsonl")}
+    held = {row["metadata"]["run_id"] for row in rows(output, "holdout")}
     assert held == {"run-018", "run-019"}
     assert held.isdisjoint(row["metadata"]["run_id"] for row in rows(output))
 
@@ -71,9 +87,9 @@ def test_rows_are_sorted_by_tenant_run_and_step(source, tmp_path):
 
 def test_every_row_is_traced_to_its_file(source, tmp_path):
     output = build(source, tmp_path)
-    files = {(run["tenant_id"], run["run_id"]): run for run in rows(output, "runs.jsonl")}
+    files = {(run["tenant_id"], run["run_id"]): run for run in runs(output.dataset)}
     for name in ("train", "holdout"):
-        for row in rows(output, f"{name}.jsonl"):
+        for row in rows(output, name):
             run = files[(row["metadata"]["tenant_id"], row["metadata"]["run_id"])]
             assert run["part"] == name
             document = json.loads((source / run["source"]).read_text())
@@ -93,8 +109,8 @@ def test_files_in_any_number_of_threads_give_the_same_digest(source, tmp_path, m
     first = build(source, tmp_path / "a")
     read_files = build_module.read_files
 
-    def threaded(store, files, *, threads, known):
-        return read_files(store, files, threads=7, known=known)
+    def threaded(read, files, *, threads, known):
+        return read_files(read, files, threads=7, known=known)
 
     monkeypatch.setattr(build_module, "read_files", threaded)
     assert build(source, tmp_path / "b").dataset.digest == first.dataset.digest
@@ -121,13 +137,13 @@ def test_new_traces_give_a_version_with_the_rows_that_the_parent_has_not(source,
         ).parent
         == first.dataset.digest
     )
-    held = {row["metadata"]["run_id"] for row in rows(first, "holdout.jsonl")}
-    assert held <= {row["metadata"]["run_id"] for row in rows(second, "holdout.jsonl")}
+    held = {row["metadata"]["run_id"] for row in rows(first, "holdout")}
+    assert held <= {row["metadata"]["run_id"] for row in rows(second, "holdout")}
 
 
 def test_what_was_held_out_stays_held_out_over_a_gap(source, tmp_path):
     first = build(source, tmp_path)
-    held = {row["metadata"]["run_id"] for row in rows(first, "holdout.jsonl")}
+    held = {row["metadata"]["run_id"] for row in rows(first, "holdout")}
     kept = tmp_path / "kept"
     kept.mkdir()
     for path in list(source.rglob("run-018.json")):
@@ -136,7 +152,7 @@ def test_what_was_held_out_stays_held_out_over_a_gap(source, tmp_path):
     shutil.move(kept / "run-018.json", source / "tenant-0" / "run-018.json")
     many(source, 40)
     third = build(source, tmp_path, parent=second.dataset.digest)
-    assert held <= {row["metadata"]["run_id"] for row in rows(third, "holdout.jsonl")}
+    assert held <= {row["metadata"]["run_id"] for row in rows(third, "holdout")}
 
 
 @pytest.mark.parametrize(
@@ -174,11 +190,50 @@ def test_screenshots_are_found_and_named(tmp_path):
     write_trace(tmp_path / "s", trace("b"), screens=True)
     (tmp_path / "s" / "acme" / "b_screens" / "0001.png").write_bytes(b"")
     output = build(tmp_path / "s", tmp_path, require_screenshot=True, holdout=0.0)
-    assert [row["image"] for row in rows(output)] == [
-        "acme/a_screens/0000.png",
-        "acme/a_screens/0001.png",
-        "acme/b_screens/0000.png",
-    ]
+    name = hashlib.sha256(PNG).hexdigest() + ".png"
+    assert [row["image"] for row in rows(output)] == [name] * 3
+    assert (tmp_path / "datasets" / "_screens" / name).read_bytes() == PNG
+    manifest = fetch(output.dataset, tmp_path / "fetched", DatasetManifest)
+    assert (manifest.screens.files, manifest.screens.bytes, manifest.screens.bad) == (1, len(PNG), {})
+    assert output.screens == 1
+
+
+BROKEN_SCREENS = {
+    "cut": (PNG[:-20], "corrupt"),
+    "checksum": (PNG[:45] + bytes([PNG[45] ^ 1]) + PNG[46:], "corrupt"),
+    "no picture": (b"<html>not found</html>", "not_png"),
+    "bomb": (png_header(60_000, 60_000), "too_large"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_SCREENS)
+def test_a_broken_screenshot_counts_as_missing_and_is_counted_by_reason(tmp_path, name):
+    content, reason = BROKEN_SCREENS[name]
+    write_trace(tmp_path / "s", trace("a"), screens=True)
+    (tmp_path / "s" / "acme" / "a_screens" / "0001.png").write_bytes(content)
+    output = build(tmp_path / "s", tmp_path, require_screenshot=True, holdout=0.0)
+    assert [row["metadata"]["step"] for row in rows(output)] == [0]
+    report = document(output.dataset, "report.json")
+    assert report["screens"]["bad"] == {reason: 1}
+    assert report["dropped"] == {"no_screenshot": 1}
+    optional = build(tmp_path / "s", tmp_path / "optional", require_screenshot=False, holdout=0.0)
+    assert ["image" in row for row in rows(optional)] == [True, False]
+    assert "<image>" not in rows(optional)[1]["conversations"][1]["value"]
+
+
+def test_a_screenshot_that_changes_under_the_build_repeats_it(tmp_path, monkeypatch):
+    write_trace(tmp_path / "s", trace("a"), screens=True)
+    publish_version = worker_module.publish_version
+
+    def change(*args, **kwargs):
+        (tmp_path / "s" / "acme" / "a_screens" / "0001.png").write_bytes(b"other")
+        (tmp_path / "s" / "acme" / "a_screens" / "0000.png").write_bytes(b"other")
+        return publish_version(*args, **kwargs)
+
+    monkeypatch.setattr(worker_module, "publish_version", change)
+    error = failure(tmp_path / "s", tmp_path, require_screenshot=True, holdout=0.0)
+    assert error.failure_class is FailureClass.STORAGE
+    assert list(tmp_path.rglob("manifest.json")) == []
 
 
 def test_preference_pairs_are_published_in_their_own_shape(tmp_path):
@@ -205,8 +260,14 @@ def test_bad_files_are_counted_and_named_and_never_fatal(source, tmp_path):
         (source / "zz" / name).parent.mkdir(exist_ok=True)
         (source / "zz" / name).write_bytes(content)
     output = build(source, tmp_path / "dirty")
-    assert output.dataset.digest == clean.dataset.digest
+    assert [rows(output, part) for part in ("train", "holdout")] == [rows(clean, part) for part in ("train", "holdout")]
     assert output.bad_files == len(BAD)
+    assert output.bad_reasons == {reason: 1 for _, reason in BAD.values()}
+    report = document(output.dataset, "report.json")
+    assert report["bad_files"] == output.bad_reasons
+    listed = lines(output.dataset, "bad-files.jsonl")
+    assert listed == report["bad_files_named"]
+    assert {each["path"]: each["reason"] for each in listed} == {f"zz/{n}": reason for n, (_, reason) in BAD.items()}
     named = dict(example.split(": ")[:2] for example in output.bad_examples)
     assert named == {f"zz/{name}": reason for name, (_, reason) in BAD.items()}
     assert "secret" not in output.model_dump_json()

@@ -1,21 +1,23 @@
 """The pass over all traces of a source: read or known, filtered, judged, converted, kept."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
-from sluice_artifacts import Store
 from sluice_artifacts.reporting import Reporter
-from sluice_traces.cache import Outcome, OutcomeCache
-from sluice_traces.convert import Tally
-from sluice_traces.pipeline import RunRows, SkipReason, TracePipeline
+from sluice_traces.cache import OutcomeCache
+from sluice_traces.convert import Screens, Tally
+from sluice_traces.labeller import Labeller, Outcome
+from sluice_traces.pipeline import RunRows, SkipReason
 from sluice_traces.privacy import Redactor
 from sluice_traces.reader import BadFile, BadFileError, BadReason
 from sluice_traces.source import Inventory, SourceFile, read_files
 from sluice_traces.spool import Spool
 from sluice_traces.tombstones import Tombstones
 
-BAD_NAMED = 1000
-"""Bad files that a build remembers; beyond them it only counts."""
+BAD_NAMED = 100
+"""Bad files that a build remembers for its messages; the spool has all of them."""
 REMOTE_THREADS = 16
 """Objects read at a time from remote storage."""
 _REPORT_EVERY = 64
@@ -43,6 +45,8 @@ class Build:
     """Steps of the used traces."""
     redactions: Counter[str] = field(default_factory=Counter)
     """Private texts found in them, by detector."""
+    bad_screens: Counter[str] = field(default_factory=Counter)
+    """Screenshots of them that could not be used, by reason."""
 
     def refuse(self, path: str, error: BadFileError) -> None:
         """Count a file that could not be used."""
@@ -52,66 +56,93 @@ class Build:
             self.bad.append(BadFile(path, error.reason, error.detail))
 
 
+class Todo(NamedTuple):
+    """One trace file and the screenshots that the listing has of its run."""
+
+    file: SourceFile
+    """The file."""
+    screens: Screens
+    """The screenshots."""
+
+
+class Labelling(Protocol):
+    """Labels files somewhere: in this process, or in many."""
+
+    def outcomes(
+        self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
+    ) -> Iterator[tuple[SourceFile, Outcome | None]]:
+        """Every file in order with its outcome, or with None where it is known.
+
+        Raises:
+            ArtifactError: the storage as a whole failed.
+        """
+        ...
+
+
+class LocalLabelling:
+    """Labels in this process; reading waits in threads where it waits for a network."""
+
+    def __init__(self, labeller: Labeller, *, remote: bool) -> None:
+        self._labeller = labeller
+        self._threads = REMOTE_THREADS if remote else 1
+
+    def outcomes(
+        self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
+    ) -> Iterator[tuple[SourceFile, Outcome | None]]:
+        """Every file in order with its outcome, or with None where it is known."""
+        for file, content in read_files(self._labeller.read, files, threads=self._threads, known=known):
+            yield file, None if content is None else self._labeller.label(file, todo(file).screens, content)
+
+
 class Builder:
     """Fills a spool with the rows of a source."""
 
     def __init__(
         self,
-        pipeline: TracePipeline,
+        labelling: Labelling,
         redactor: Redactor,
         inventory: Inventory,
         spool: Spool,
         tombstones: Tombstones,
     ) -> None:
-        self._pipeline = pipeline
+        self._labelling = labelling
         self._redactor = redactor
         self._inventory = inventory
         self._spool = spool
         self._tombstones = tombstones
 
-    def build(self, store: Store, cache: OutcomeCache, total: int, reporter: Reporter, *, remote: bool) -> Build:
+    def build(self, cache: OutcomeCache, total: int, reporter: Reporter) -> Build:
         """Read, judge and convert every trace of the inventory.
 
         Args:
-            store: where the traces lie.
             cache: what earlier builds made of them.
             total: trace files, for the progress.
             reporter: told how far the build is.
-            remote: whether reading waits for a network.
 
         Raises:
             ArtifactError: the storage as a whole failed.
         """
-        build = Build()
+        build, inventory = Build(), self._inventory
         reporter.progress(stage="labelling", step=0, of=total)
-        files = read_files(
-            store,
-            self._inventory.files(),
-            threads=REMOTE_THREADS if remote else 1,
-            known=lambda file: cache.has(file, self._inventory.screens(file.path)),
+        outcomes = self._labelling.outcomes(
+            inventory.files(),
+            lambda file: Todo(file, inventory.screens(file.path)),
+            lambda file: cache.has(file, inventory.fingerprint(file)),
         )
-        for number, (file, content) in enumerate(files, start=1):
-            screens = self._inventory.screens(file.path)
-            outcome = cache.get(file, screens) if content is None else None
+        for number, (file, found) in enumerate(outcomes, start=1):
+            outcome = found
             if outcome is None:
-                outcome = self._process(file, content)
-                if not (isinstance(outcome, RunRows) and self._forgotten(outcome)):
-                    cache.put(file, screens, outcome)
-            else:
+                outcome = cache.get(file, inventory.fingerprint(file))
                 build.reused += 1
-            self._keep(build, file, outcome)
+            elif not (isinstance(outcome, RunRows) and self._forgotten(outcome)):
+                cache.put(file, inventory.fingerprint(file), outcome)
+            self._keep(build, file, outcome or BadFileError(BadReason.UNREADABLE, "it was not read"))
             if number % _REPORT_EVERY == 0 or number == total:
                 metrics = {"rows": build.rows, "bad_files": build.bad_count, "reused_files": build.reused}
                 reporter.progress(step=number, of=total, metrics=metrics)
+        if inventory.large_screens:
+            build.bad_screens["too_large"] += inventory.large_screens
         return build
-
-    def _process(self, file: SourceFile, content: bytes | BadFileError | None) -> Outcome:
-        if not isinstance(content, bytes):
-            return content or BadFileError(BadReason.UNREADABLE, "it was not read")
-        try:
-            return self._pipeline.process(content, self._inventory.screens(file.path))
-        except BadFileError as error:
-            return error
 
     def _keep(self, build: Build, file: SourceFile, outcome: Outcome) -> None:
         if isinstance(outcome, SkipReason):
@@ -133,10 +164,15 @@ class Builder:
         build.rows += outcome.rows
         build.tally.merge(outcome.tally)
         build.redactions.update(outcome.redactions)
+        build.bad_screens.update(outcome.bad_screens)
+        for picture in outcome.pictures:
+            self._spool.note_picture(picture.name, picture.path, picture.size)
 
     def _forgotten(self, outcome: RunRows) -> bool:
         return self._tombstones.covers(outcome.tenant_id, outcome.run_id)
 
     def _refuse(self, build: Build, file: SourceFile, error: BadFileError) -> None:
         mask = self._redactor.mask
-        build.refuse(mask(file.path), BadFileError(error.reason, mask(error.detail)))
+        path, detail = mask(file.path), mask(error.detail)
+        build.refuse(path, BadFileError(error.reason, detail))
+        self._spool.note_bad(path, error.reason.value, detail)

@@ -1,8 +1,8 @@
 """What earlier builds made of each trace file, so that a refresh reads only what is new or changed.
 
 The cache is an SQLite file under the dataset's prefix, one for each set of options. It can only save work: an entry
-counts while the file's fingerprint (size, etag, time of change) and its screenshots are the same, and what it holds is
-what reading the file would give. A cache that is missing, broken or of another version is an empty one.
+counts while the file and its run's screenshots have the same fingerprint (size, etag, time of change), and what it
+holds is what reading them would give. A cache that is missing, broken or of another version is an empty one.
 """
 
 import hashlib
@@ -10,20 +10,18 @@ import logging
 import sqlite3
 from pathlib import Path
 
-import msgspec
-
 from sluice_api.contracts.jobs import LabelJob
-from sluice_api.contracts.trace import LabelReason
 from sluice_artifacts import ArtifactError, Store, canonical_json, join
-from sluice_traces.convert import DropReason, Screens, Tally
 from sluice_traces.dataset import code_version
-from sluice_traces.pipeline import RunRows, SkipReason
+from sluice_traces.labeller import Outcome, decode_outcome, encode_outcome
+from sluice_traces.pipeline import RunRows
 from sluice_traces.reader import BadFileError, BadReason
+from sluice_traces.screens import ScreenProblem
 from sluice_traces.source import SourceFile
 
 CACHE_FOLDER = "_cache"
 """Below the dataset's prefix."""
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Raised whenever the meaning of an entry changes."""
 _OPTIONS = (
     *("source_uri", "tenants", "variants", "since", "keep", "format", "screen_width", "screen_height"),
@@ -33,28 +31,6 @@ _SCHEMA = "CREATE TABLE entry (path BLOB PRIMARY KEY, fingerprint TEXT NOT NULL,
 _PASSING = frozenset({BadReason.VANISHED, BadReason.UNREADABLE})
 
 _log = logging.getLogger(__name__)
-
-Outcome = RunRows | SkipReason | BadFileError
-"""What a trace file gives."""
-
-
-class _Stored(msgspec.Struct, array_like=True, gc=False):
-    """One outcome, as stored; rows unless `skip` or `bad` is given."""
-
-    skip: str | None = None
-    bad: tuple[str, str] | None = None
-    tenant_id: str = ""
-    run_id: str = ""
-    started_us: int | None = None
-    block: bytes = b""
-    rows: int = 0
-    reasons: dict[str, int] = {}
-    dropped: dict[str, int] = {}
-    redactions: dict[str, int] = {}
-
-
-_DECODER = msgspec.msgpack.Decoder(_Stored)
-_ENCODER = msgspec.msgpack.Encoder()
 
 
 class OutcomeCache:
@@ -78,27 +54,26 @@ class OutcomeCache:
         """Give the file back."""
         self._index.close()
 
-    def get(self, file: SourceFile, screens: Screens) -> Outcome | None:
+    def get(self, file: SourceFile, fingerprint: str) -> Outcome | None:
         """The outcome of a file that is the same as when it was stored; None when it has to be read."""
         found = self._index.execute(
-            "SELECT outcome FROM entry WHERE path = ? AND fingerprint = ?", (_key(file), _fingerprint(file, screens))
+            "SELECT outcome FROM entry WHERE path = ? AND fingerprint = ?", (_key(file), fingerprint)
         ).fetchone()
-        return None if found is None else _restore(_DECODER.decode(found[0]))
+        return None if found is None else decode_outcome(found[0])
 
-    def has(self, file: SourceFile, screens: Screens) -> bool:
+    def has(self, file: SourceFile, fingerprint: str) -> bool:
         """Whether the outcome of a file is known."""
-        found = self._index.execute(
-            "SELECT 1 FROM entry WHERE path = ? AND fingerprint = ?", (_key(file), _fingerprint(file, screens))
-        )
+        found = self._index.execute("SELECT 1 FROM entry WHERE path = ? AND fingerprint = ?", (_key(file), fingerprint))
         return found.fetchone() is not None
 
-    def put(self, file: SourceFile, screens: Screens, outcome: Outcome) -> None:
+    def put(self, file: SourceFile, fingerprint: str, outcome: Outcome) -> None:
         """Store the outcome of a file; one that may be another on the next reading is not stored."""
         if isinstance(outcome, BadFileError) and outcome.reason in _PASSING:
             return
+        if isinstance(outcome, RunRows) and ScreenProblem.VANISHED.value in outcome.bad_screens:
+            return
         self._index.execute(
-            "INSERT OR REPLACE INTO entry VALUES (?,?,?)",
-            (_key(file), _fingerprint(file, screens), _ENCODER.encode(_store(outcome))),
+            "INSERT OR REPLACE INTO entry VALUES (?,?,?)", (_key(file), fingerprint, encode_outcome(outcome))
         )
         self._changed = True
 
@@ -148,39 +123,3 @@ def _options_key(job: LabelJob) -> str:
 def _key(file: SourceFile) -> bytes:
     """Paths name tenants and runs, so only their hashes are kept."""
     return hashlib.sha256(file.path.encode("utf-8", "surrogateescape")).digest()
-
-
-def _fingerprint(file: SourceFile, screens: Screens) -> str:
-    steps = ",".join(map(str, sorted(screens.steps)))
-    return f"{file.fingerprint}:{hashlib.sha256(steps.encode()).hexdigest()[:16]}"
-
-
-def _store(outcome: Outcome) -> _Stored:
-    if isinstance(outcome, SkipReason):
-        return _Stored(skip=outcome.value)
-    if isinstance(outcome, BadFileError):
-        return _Stored(bad=(outcome.reason.value, outcome.detail))
-    return _Stored(
-        tenant_id=outcome.tenant_id,
-        run_id=outcome.run_id,
-        started_us=outcome.started_us,
-        block=outcome.block,
-        rows=outcome.rows,
-        reasons={reason.value: count for reason, count in outcome.tally.reasons.items()},
-        dropped={reason.value: count for reason, count in outcome.tally.dropped.items()},
-        redactions=outcome.redactions,
-    )
-
-
-def _restore(stored: _Stored) -> Outcome:
-    if stored.skip is not None:
-        return SkipReason(stored.skip)
-    if stored.bad is not None:
-        return BadFileError(BadReason(stored.bad[0]), stored.bad[1])
-    tally = Tally(
-        {LabelReason(name): count for name, count in stored.reasons.items()},
-        {DropReason(name): count for name, count in stored.dropped.items()},
-    )
-    return RunRows(
-        stored.tenant_id, stored.run_id, stored.started_us, stored.block, stored.rows, tally, stored.redactions
-    )

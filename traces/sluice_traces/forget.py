@@ -10,15 +10,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
+import pyarrow as pa
 
 from sluice_api.contracts.base import ArtifactRef
-from sluice_api.contracts.dataset import HOLDOUT_FILE, RUNS_FILE, TRAIN_FILE, DatasetManifest, FileEntry
+from sluice_api.contracts.dataset import (
+    HOLDOUT_PART,
+    REPORT_FILE,
+    RUNS_FILE,
+    TRAIN_PART,
+    DatasetManifest,
+    FileEntry,
+    RowFormat,
+    part_files,
+)
 from sluice_api.contracts.models import AdapterManifest
 from sluice_artifacts import (
     MANIFEST_FILE,
     CorruptError,
-    NotFoundError,
+    canonical_json,
     fetch,
     from_hex,
     join,
@@ -28,11 +37,11 @@ from sluice_artifacts import (
     to_hex,
 )
 from sluice_traces.cache import CACHE_FOLDER
-from sluice_traces.dataset import RunLine
-from sluice_traces.rows import row_key
+from sluice_traces.dataset import read_runs, write_runs
+from sluice_traces.records import tenant_folder
+from sluice_traces.screens_pool import pool_names, screens_uri
+from sluice_traces.shards import ShardError, TableWriter, iter_tables, shard_schema
 from sluice_traces.tombstones import Forgotten, Tombstones, add_tombstones
-
-_RUN_LINE = msgspec.json.Decoder(RunLine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,7 @@ def forget(dataset_uri: str, forgotten: list[Forgotten], model_uris: list[str], 
     add_tombstones(dataset_uri, forgotten, {})
     _drop(join(dataset_uri, CACHE_FOLDER + "/"))
     manifests = dict(_versions(dataset_uri))
-    report.affected = sorted(digest for digest in manifests if _holds(dataset_uri, digest, asked))
+    report.affected = sorted(digest for digest in manifests if _holds(dataset_uri, digest, manifests[digest], asked))
     parents = {manifest.parent for manifest in manifests.values()}
     for digest in report.affected:
         if digest not in parents:
@@ -97,6 +106,7 @@ def forget(dataset_uri: str, forgotten: list[Forgotten], model_uris: list[str], 
         for digest in report.affected:
             _drop(_ref(dataset_uri, digest).uri, first=MANIFEST_FILE)
             report.purged.append(digest)
+        _drop_screens(dataset_uri)
     return report
 
 
@@ -145,55 +155,96 @@ def _manifests(prefix: str) -> Iterator[tuple[str, bytes]]:
             yield folder + "/", store.read(found.uri)
 
 
-def _holds(dataset_uri: str, digest: str, asked: Tombstones) -> bool:
+def _holds(dataset_uri: str, digest: str, manifest: DatasetManifest, asked: Tombstones) -> bool:
     """Whether a version knows a forgotten run."""
-    uri = join(_ref(dataset_uri, digest).uri, RUNS_FILE)
-    try:
-        lines = open_store(uri).read(uri).splitlines()
-    except NotFoundError:
-        raise CorruptError(
-            uri, "is missing, so nobody knows whose rows this version holds; delete the version"
-        ) from None
-    return any(asked.covers(run.tenant_id, run.run_id) for run in map(_RUN_LINE.decode, lines))
+    uri = _ref(dataset_uri, digest).uri
+    entry = next((entry for entry in manifest.files if entry.path == RUNS_FILE), None)
+    if entry is None:
+        raise CorruptError(uri, f"has no {RUNS_FILE}, so nobody knows whose rows it holds; delete the version")
+    with tempfile.TemporaryDirectory(prefix="sluice-forget-") as name:
+        path = Path(name) / RUNS_FILE
+        open_store(uri).download(join(uri, RUNS_FILE), path, sha256=entry.sha256)
+        return any(asked.covers(run.tenant_id, run.run_id) for run in read_runs(path, uri))
 
 
 def _rebuild(dataset_uri: str, digest: str, asked: Tombstones, report: ForgetReport) -> None:
     """Publish a version without the forgotten rows."""
     with tempfile.TemporaryDirectory(prefix="sluice-forget-") as name:
         source, target = Path(name) / "source", Path(name) / "target"
-        manifest = fetch(_ref(dataset_uri, digest), source, DatasetManifest)
+        ref = _ref(dataset_uri, digest)
+        manifest = fetch(ref, source, DatasetManifest)
         target.mkdir()
-        rows = {}
-        for part in (TRAIN_FILE, HOLDOUT_FILE):
-            kept, dropped = _filter(source / part, target / part, asked, is_row=True)
-            rows[part] = kept
+        files: dict[str, Path] = {}
+        rows: dict[str, int] = {}
+        for part in (TRAIN_PART, HOLDOUT_PART):
+            shards = [source / entry.path for entry in part_files(manifest.files, part)]
+            paths, rows[part], dropped = _filter(shards, target, part, manifest.format, asked, ref.uri)
             report.removed_rows += dropped
-        _, runs = _filter(source / RUNS_FILE, target / RUNS_FILE, asked, is_row=False)
-        if rows[TRAIN_FILE] == 0:
+            files |= {path.name: path for path in paths}
+        runs = list(read_runs(source / RUNS_FILE, ref.uri))
+        kept = [run for run in runs if not asked.covers(run.tenant_id, run.run_id)]
+        write_runs(target / RUNS_FILE, kept)
+        # A plan names rows by position, and a list of bad files may name the forgotten: neither is carried over.
+        files[RUNS_FILE] = target / RUNS_FILE
+        if rows[TRAIN_PART] == 0:
             report.emptied.append(digest)
             return
 
         def build(entries: list[FileEntry]) -> DatasetManifest:
-            update = {"files": entries, "rows": rows[TRAIN_FILE], "holdout_rows": rows[HOLDOUT_FILE]}
-            traces = max(0, manifest.traces - runs)
-            return manifest.model_copy(update={**update, "traces": traces})
+            update = {"files": entries, "rows": rows[TRAIN_PART], "holdout_rows": rows[HOLDOUT_PART]}
+            traces = max(0, manifest.traces - (len(runs) - len(kept)))
+            tenants = {name: n for name, n in manifest.tenants.items() if (name, None) not in _folders(asked)}
+            return manifest.model_copy(update={**update, "traces": traces, "tenants": tenants})
 
-        files = {part: target / part for part in (TRAIN_FILE, HOLDOUT_FILE, RUNS_FILE)}
+        files[REPORT_FILE] = target / REPORT_FILE
+        left = build([]).model_dump(mode="json", exclude={"files", "parent"})
+        files[REPORT_FILE].write_bytes(canonical_json({**left, "bad_files_named": []}))
         report.rebuilt[digest] = publish(dataset_uri, files, build).digest
 
 
-def _filter(source: Path, target: Path, asked: Tombstones, *, is_row: bool) -> tuple[int, int]:
-    """Copy the lines that are not about forgotten runs; return how many stayed and how many went."""
-    kept = dropped = 0
-    with source.open("rb") as lines, target.open("wb") as out:
-        for line in lines:
-            key = row_key(line) if is_row else _RUN_LINE.decode(line)
-            if asked.covers(key.tenant_id, key.run_id):
-                dropped += 1
-            else:
-                out.write(line)
-                kept += 1
-    return kept, dropped
+def _folders(asked: Tombstones) -> frozenset[tuple[str, str | None]]:
+    """What was asked for, with tenants by the names under which a manifest counts them."""
+    return frozenset((tenant_folder(tenant), run) for tenant, run in asked.names)
+
+
+def _filter(
+    shards: list[Path], folder: Path, part: str, row_format: RowFormat, asked: Tombstones, uri: str
+) -> tuple[list[Path], int, int]:
+    """Copy the rows that are not about forgotten runs; return the new shards, and how many stayed and went."""
+    dropped = 0
+    try:
+        with TableWriter(folder, part, shard_schema(row_format)) as writer:
+            for path in shards:
+                for table in iter_tables(path):
+                    metadata = table.column("metadata").combine_chunks()
+                    names = zip(
+                        metadata.field("tenant_id").to_pylist(), metadata.field("run_id").to_pylist(), strict=True
+                    )
+                    keep = [not asked.covers(tenant or "", run or "") for tenant, run in names]
+                    dropped += keep.count(False)
+                    writer.add(table.filter(pa.array(keep)))
+    except ShardError as error:
+        raise CorruptError(uri, str(error)) from None
+    return writer.paths, writer.rows, dropped
+
+
+def _drop_screens(dataset_uri: str) -> None:
+    """Delete screenshots that no version refers to any more."""
+    store = open_store(dataset_uri)
+    orphans = set(pool_names(store, dataset_uri))
+    if not orphans:
+        return
+    for digest, manifest in _versions(dataset_uri):
+        ref = _ref(dataset_uri, digest)
+        for part in (TRAIN_PART, HOLDOUT_PART):
+            for entry in part_files(manifest.files, part):
+                with tempfile.TemporaryDirectory(prefix="sluice-forget-") as name:
+                    path = Path(name) / entry.path
+                    store.download(join(ref.uri, entry.path), path, sha256=entry.sha256)
+                    for table in iter_tables(path, ["image"]):
+                        orphans.difference_update(table.column("image").to_pylist())
+    for name in sorted(orphans):
+        store.delete(join(screens_uri(dataset_uri), name))
 
 
 def _drop(prefix: str, *, first: str | None = None) -> None:

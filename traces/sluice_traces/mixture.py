@@ -210,6 +210,16 @@ class _Tagged(msgspec.Struct, gc=False):
 _TAGGED = msgspec.json.Decoder(_Tagged)
 
 
+def row_tags(line: bytes) -> tuple[str, ...]:
+    """Tags of a row, its own and those of its metadata.
+
+    Raises:
+        msgspec.DecodeError: the line is no row.
+    """
+    row = _TAGGED.decode(line)
+    return (*row.tags, *row.metadata.tags)
+
+
 def read_rows(path: Path) -> Iterator[tuple[RowInfo, int, int]]:
     """Rows of a JSONL file, with the offset and length of their lines; empty lines are no rows.
 
@@ -223,10 +233,9 @@ def read_rows(path: Path) -> Iterator[tuple[RowInfo, int, int]]:
             stripped = line.rstrip(b"\r\n")
             if stripped.strip():
                 try:
-                    row = _TAGGED.decode(stripped)
+                    tags = row_tags(stripped)
                 except msgspec.DecodeError as error:
                     raise MixtureError(f"{path.name}: line {number} is no row: {error}") from None
-                tags = (*row.tags, *row.metadata.tags)
                 yield RowInfo(hashlib.sha256(stripped).digest(), tags), offset, len(stripped)
             offset += len(line)
 

@@ -1,13 +1,13 @@
 """One trace document to rows, in one pass: decode, filter, judge, convert. Knows no storage."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
-from typing import Literal
 
 import msgspec
 
+from sluice_api.contracts.dataset import RowFormat
 from sluice_traces.convert import ConvertConfig, Converter, Screens, Tally, judge_steps
 from sluice_traces.preference import pair_rows
 from sluice_traces.privacy import Redactor
@@ -21,13 +21,12 @@ from sluice_traces.records import (
     variant_name,
 )
 from sluice_traces.rows import RowRecord, encode_rows
+from sluice_traces.screens import CheckedScreens, Picture
 
 _position = attrgetter("step_index")
 
 REVIEW_APPROVED = "approved"
 """`review_status` of a trace that a person let through."""
-RowFormat = Literal["sft", "preference"]
-"""Shape of the rows."""
 
 
 class SkipReason(StrEnum):
@@ -100,6 +99,10 @@ class RunRows:
     """Its steps by what became of them."""
     redactions: dict[str, int]
     """Distinct private texts found, by detector."""
+    pictures: tuple[Picture, ...] = ()
+    """Screenshots that its rows refer to."""
+    bad_screens: dict[str, int] = field(default_factory=dict)
+    """Screenshots that could not be used, by reason."""
 
 
 class TracePipeline:
@@ -161,4 +164,8 @@ class TracePipeline:
             )
         else:
             rows = converter.rows(trace.run_id, tenant_id, trace.steps, verdicts, screens, tally)
-        return RunRows(tenant_id, trace.run_id, started_us, encode_rows(rows), len(rows), tally, redactions)
+        found = RunRows(tenant_id, trace.run_id, started_us, encode_rows(rows), len(rows), tally, redactions)
+        if isinstance(screens, CheckedScreens):
+            found.pictures = screens.pictures(row.image for row in rows)
+            found.bad_screens = dict(screens.problems)
+        return found

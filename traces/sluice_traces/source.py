@@ -4,6 +4,7 @@ A listing is taken once and kept in SQLite, so that its length costs no memory, 
 storage, and screenshots are found without a request each.
 """
 
+import hashlib
 import re
 import sqlite3
 import tempfile
@@ -27,6 +28,7 @@ from sluice_traces.reader import (
     is_trace_name,
     screens_folder,
 )
+from sluice_traces.screens import MAX_SCREEN_BYTES
 
 READ_AHEAD_BYTES = 64 * 1024 * 1024
 """Bytes in flight at most, unless a single file is larger."""
@@ -37,7 +39,7 @@ _SCHEMA = """
 CREATE TABLE file (
     path TEXT PRIMARY KEY, uri TEXT NOT NULL, size INTEGER NOT NULL, fingerprint TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE screens (folder TEXT PRIMARY KEY, steps BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE screens (folder TEXT PRIMARY KEY, steps BLOB NOT NULL, fingerprint BLOB NOT NULL) WITHOUT ROWID;
 """
 _BATCH = 1024
 
@@ -66,9 +68,11 @@ class Inventory:
             self._index.execute(f"PRAGMA {pragma}")
         self._index.executescript(_SCHEMA)
         self._index.execute("BEGIN")
-        self._pending: tuple[str, array[int]] | None = None
+        self._pending: tuple[str, array[int], list[str]] | None = None
         self.unfinished = 0
         """Files left out because their name says that they are still being written."""
+        self.large_screens = 0
+        """Screenshots left out because they are larger than any screenshot."""
 
     def __enter__(self) -> Self:
         return self
@@ -113,49 +117,63 @@ class Inventory:
         found = self._index.execute("SELECT steps FROM screens WHERE folder = ?", (folder,)).fetchone()
         return Screens(folder, frozenset(array("L", found[0]))) if found else NO_SCREENS
 
+    def fingerprint(self, file: SourceFile) -> str:
+        """Changes whenever the file or one of its run's screenshots does; empty when the listing cannot tell."""
+        if not file.fingerprint:
+            return ""
+        folder = screens_folder(file.path)
+        found = self._index.execute("SELECT fingerprint FROM screens WHERE folder = ?", (folder,)).fetchone()
+        return f"{file.fingerprint}:{found[0].hex() if found else ''}"
+
     def _note(self, path: str, found: ObjectInfo) -> None:
         uri, size = found.uri, found.size
         if is_trace_name(path):
-            fingerprint = f"{size}:{found.etag}:{found.modified.isoformat()}"
-            self._index.execute("INSERT OR REPLACE INTO file VALUES (?,?,?,?)", (path, uri, size, fingerprint))
+            self._index.execute("INSERT OR REPLACE INTO file VALUES (?,?,?,?)", (path, uri, size, _fingerprint(found)))
         elif screen := _SCREEN.fullmatch(path):
             # An empty picture is none.
-            if size > 0:
-                self._note_screen(screen[1], int(screen[2]))
+            if size > MAX_SCREEN_BYTES:
+                self.large_screens += 1
+            elif size > 0:
+                self._note_screen(screen[1], int(screen[2]), _fingerprint(found))
         elif is_temporary_name(path):
             self.unfinished += 1
 
-    def _note_screen(self, folder: str, step: int) -> None:
+    def _note_screen(self, folder: str, step: int, fingerprint: str) -> None:
         if self._pending is None or self._pending[0] != folder:
             self._keep_screens()
-            self._pending = (folder, array("L"))
+            self._pending = (folder, array("L"), [])
         self._pending[1].append(step)
+        self._pending[2].append(f"{step}:{fingerprint}")
 
     def _keep_screens(self) -> None:
         if self._pending is not None:
-            folder, steps = self._pending
+            folder, steps, fingerprints = self._pending
+            digest = hashlib.sha256("\n".join(sorted(fingerprints)).encode()).digest()
             self._index.execute(
-                "INSERT INTO screens VALUES (?,?) ON CONFLICT(folder) DO UPDATE SET steps = steps || excluded.steps",
-                (folder, steps.tobytes()),
+                "INSERT INTO screens VALUES (?,?,?) ON CONFLICT(folder) DO UPDATE SET steps = steps || excluded.steps,"
+                " fingerprint = fingerprint || excluded.fingerprint",
+                (folder, steps.tobytes(), digest),
             )
         self._pending = None
 
 
+def _fingerprint(found: ObjectInfo) -> str:
+    return f"{found.size}:{found.etag}:{found.modified.isoformat()}"
+
+
 def read_files(
-    store: Store,
+    read: Callable[[SourceFile], bytes | BadFileError],
     files: Iterator[SourceFile],
     *,
     threads: int,
-    limit: int = MAX_FILE_BYTES,
     known: Callable[[SourceFile], bool] = lambda file: False,
 ) -> Iterator[tuple[SourceFile, bytes | BadFileError | None]]:
     """Read files in order, ahead of their use.
 
     Args:
-        store: where they lie.
+        read: reads one.
         files: which.
         threads: files read at a time; 1 reads without threads, which is fastest on a local disk.
-        limit: larger files are not read.
         known: which files need not be read.
 
     Yields:
@@ -166,7 +184,7 @@ def read_files(
     """
     if threads <= 1:
         for file in files:
-            yield file, None if known(file) else _read(store, file, limit)
+            yield file, None if known(file) else read(file)
         return
     waiting: deque[tuple[SourceFile, Future[bytes | BadFileError] | None]] = deque()
     in_flight = 0
@@ -176,7 +194,7 @@ def read_files(
             if known(file):
                 waiting.append((file, None))
             else:
-                waiting.append((file, pool.submit(_read, store, file, limit)))
+                waiting.append((file, pool.submit(read, file)))
                 in_flight += file.size
             while waiting and (in_flight > READ_AHEAD_BYTES or len(waiting) > READ_AHEAD_FILES):
                 first, answer = waiting.popleft()
@@ -189,7 +207,17 @@ def read_files(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(store: Store, file: SourceFile, limit: int) -> bytes | BadFileError:
+def read_source_file(store: Store, file: SourceFile, limit: int = MAX_FILE_BYTES) -> bytes | BadFileError:
+    """The bytes of a file, or what is wrong with it.
+
+    Args:
+        store: where it lies.
+        file: which.
+        limit: a larger file is not read, in bytes.
+
+    Raises:
+        ArtifactError: the storage as a whole failed.
+    """
     try:
         check_size(file.size, limit)
         return store.read(file.uri)

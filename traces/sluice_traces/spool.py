@@ -22,6 +22,17 @@ class Part(StrEnum):
     """Rows kept out of training, for ever, in this lineage."""
 
 
+class RunBlock(NamedTuple):
+    """The rows of one run."""
+
+    tenant_id: str
+    """Its tenant, empty for shared runs."""
+    source: str
+    """Path of its trace below the source."""
+    lines: list[bytes]
+    """Its rows, without line ends, in the order of the steps."""
+
+
 class LineageEntry(NamedTuple):
     """One run of a version and where its rows went."""
 
@@ -47,6 +58,12 @@ CREATE TABLE previous (
     tenant TEXT NOT NULL, run TEXT NOT NULL, part TEXT NOT NULL, source TEXT NOT NULL, PRIMARY KEY (tenant, run)
 ) WITHOUT ROWID;
 """
+_MORE_SCHEMA = """
+CREATE TABLE bad (path TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE picture (
+    name TEXT PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+"""
 _CACHE_KIB = 8192
 _COPY_BYTES = 1 << 20
 _BATCH = 512
@@ -69,7 +86,7 @@ class Spool:
         self._index.execute("PRAGMA journal_mode=OFF")
         self._index.execute("PRAGMA synchronous=OFF")
         self._index.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-        self._index.executescript(_SCHEMA)
+        self._index.executescript(_SCHEMA + _MORE_SCHEMA)
         self._index.execute("BEGIN")
 
     def __enter__(self) -> Self:
@@ -180,6 +197,48 @@ class Spool:
             for offset, length in batch:
                 self._rows.seek(offset)
                 yield self._rows.read(length)
+
+    def runs(self, part: Part) -> Iterator[RunBlock]:
+        """The runs of a part that gave rows, in the dataset's order, with their rows."""
+        self._rows.flush()
+        cursor = self._index.execute(
+            "SELECT tenant, source, offset, length FROM run WHERE rows > 0 AND part = ? ORDER BY tenant, run",
+            (part.value,),
+        )
+        while batch := cursor.fetchmany(_BATCH):
+            for tenant, source, offset, length in batch:
+                self._rows.seek(offset)
+                yield RunBlock(tenant, source, self._rows.read(length).split(b"\n")[:-1])
+
+    def note_bad(self, path: str, reason: str, detail: str) -> None:
+        """Note a file that could not be used; all three are written to the version's report."""
+        self._index.execute("INSERT INTO bad VALUES (?,?,?)", (path, reason, detail))
+
+    def bad_files(self) -> Iterator[tuple[str, str, str]]:
+        """Path, reason and detail of the files that could not be used, in order."""
+        yield from self._index.execute("SELECT path, reason, detail FROM bad ORDER BY path, reason, detail")
+
+    def note_picture(self, name: str, path: str, size: int) -> None:
+        """Note a screenshot that a row refers to; one that several files hold is taken from the first by path."""
+        self._index.execute(
+            "INSERT INTO picture (name, path, size) VALUES (?,?,?)"
+            " ON CONFLICT(name) DO UPDATE SET path = MIN(path, excluded.path)",
+            (name, path, size),
+        )
+
+    def has_pictures(self) -> bool:
+        """Whether any row refers to a screenshot."""
+        return self._index.execute("SELECT 1 FROM picture LIMIT 1").fetchone() is not None
+
+    def use_picture(self, name: str) -> None:
+        """Note that a row of the version refers to a screenshot."""
+        self._index.execute("UPDATE picture SET used = 1 WHERE name = ? AND used = 0", (name,))
+
+    def used_pictures(self) -> Iterator[tuple[str, str, int]]:
+        """Name, path below the source and size of the screenshots that rows of the version refer to, in order."""
+        cursor = self._index.execute("SELECT name, path, size FROM picture WHERE used = 1 ORDER BY name")
+        while batch := cursor.fetchmany(_BATCH):
+            yield from batch
 
     def row_count(self, part: Part | None = None) -> int:
         """Rows of one part, or of all."""

@@ -1,18 +1,22 @@
 """The label worker: a prefix of traces to a published dataset version."""
 
 import tempfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob, LabelOutput
-from sluice_api.contracts.trace import Label
-from sluice_artifacts import NotFoundError, open_store
+from sluice_artifacts import NotFoundError, Store, open_store
 from sluice_artifacts.reporting import Reporter, WorkerError
-from sluice_traces.build import Build, Builder
+from sluice_traces.build import Build, Builder, Labelling, LocalLabelling
 from sluice_traces.cache import OutcomeCache
-from sluice_traces.convert import ConvertConfig, DropReason, Tally
-from sluice_traces.dataset import BuildCounts, ParentVersion, Version, publish_version
-from sluice_traces.pipeline import SkipReason, TraceFilter, TracePipeline
-from sluice_traces.privacy import DetectorName, PrivacyConfig, Redactor
+from sluice_traces.convert import DropReason, Tally
+from sluice_traces.curate import Removed, curate
+from sluice_traces.dataset import BuildCounts, ParentVersion, Version, largest, publish_version
+from sluice_traces.labeller import Labeller
+from sluice_traces.mix import Mixed, mix
+from sluice_traces.pipeline import SkipReason
+from sluice_traces.screens_pool import send_screens
 from sluice_traces.source import Inventory
 from sluice_traces.split import SplitConfig, SplitError, assign
 from sluice_traces.spool import Part, Spool
@@ -20,19 +24,21 @@ from sluice_traces.tombstones import Tombstones, read_tombstones
 
 BAD_EXAMPLES = 5
 """Bad files that the result names."""
+TENANTS_TOLD = 32
+"""Tenants that the result counts by name; the manifest counts more."""
 
 
 def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
     """Build and publish a dataset version from the traces of a job.
 
     Raises:
-        WorkerError: `Data` when there are no traces, no rows, too many bad files, or the data cannot be split;
-            `UserError` when the job asks for what cannot be.
+        WorkerError: `Data` when there are no traces, no rows, too many bad files, or the data cannot be split or
+            mixed; `UserError` when the job asks for what cannot be.
         ArtifactError: the storage failed.
     """
-    redactor = _redactor(job)
-    pipeline, split = _configure(job, redactor)
     store = open_store(job.source_uri)
+    labeller = Labeller(job, store)
+    split = _configure(job)
     with tempfile.TemporaryDirectory(prefix="sluice-label-") as name:
         folder = Path(name)
         with Inventory(folder) as inventory, Spool(folder) as spool:
@@ -43,71 +49,83 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
             total = inventory.count()
             if total == 0:
                 raise WorkerError(FailureClass.DATA, _nothing_there(job, inventory))
-            builder = Builder(pipeline, redactor, inventory, spool, tombstones)
-            cache = OutcomeCache(folder, open_store(job.dataset_uri), job)
-            try:
-                build = builder.build(store, cache, total, reporter, remote=not job.source_uri.startswith("file://"))
-                cache.save()
-            finally:
-                cache.close()
+            builder = Builder(_labelling(job, labeller), labeller.redactor, inventory, spool, tombstones)
+            build = _label(job, builder, folder, total, reporter)
             _check_bad(job, build, total)
             _check_rows(job, build, spool)
-            reporter.progress(stage="splitting")
-            try:
-                assign(spool, split)
-            except SplitError as error:
-                raise WorkerError(FailureClass.DATA, str(error)) from None
-            if spool.row_count(Part.TRAIN) == 0:
-                raise WorkerError(FailureClass.DATA, _all_held_out(spool))
+            removed, mixed = _compose(job, labeller, spool, split, folder, reporter)
             version = publish_version(
                 spool,
                 folder,
                 job.dataset_uri,
                 _counts(build),
+                removed,
                 job.format,
                 parent,
-                before_upload=lambda: reporter.progress(stage="publishing"),
+                mixed,
+                before_upload=lambda: _before_upload(job, spool, store, reporter),
             )
     return _output(version, build)
 
 
-def _redactor(job: LabelJob) -> Redactor:
-    try:
-        return Redactor(
-            PrivacyConfig(
-                detectors=tuple(DetectorName(name) for name in job.privacy.detectors),
-                on_finding=job.privacy.on_finding,
-                patterns=job.privacy.patterns,
-            )
-        )
-    except ValueError as error:
-        raise WorkerError(FailureClass.USER_ERROR, f"job input: privacy: {error}") from None
+def _labelling(job: LabelJob, labeller: Labeller) -> Labelling:
+    if job.workers <= 1:
+        return LocalLabelling(labeller, remote=not job.source_uri.startswith("file://"))
+    from sluice_traces.distributed import RayLabelling
+
+    return RayLabelling(job)
 
 
-def _configure(job: LabelJob, redactor: Redactor) -> tuple[TracePipeline, SplitConfig]:
+def _label(job: LabelJob, builder: Builder, folder: Path, total: int, reporter: Reporter) -> Build:
+    cache = OutcomeCache(folder, open_store(job.dataset_uri), job)
     try:
-        keep = frozenset(Label(name) for name in job.keep)
-        if job.format == "sft" and keep != {Label.POSITIVE}:
-            raise ValueError("keep must be [positive] where the format is sft: other labels must not be taught")
+        build = builder.build(cache, total, reporter)
+        cache.save()
+    finally:
+        cache.close()
+    return build
+
+
+def _compose(
+    job: LabelJob, labeller: Labeller, spool: Spool, split: SplitConfig, folder: Path, reporter: Reporter
+) -> tuple[Removed, Mixed | None]:
+    """Split, remove what is said twice or leaks a task, and mix."""
+    reporter.progress(stage="splitting")
+    try:
+        assign(spool, split)
+    except SplitError as error:
+        raise WorkerError(FailureClass.DATA, str(error)) from None
+    reporter.progress(stage="curating")
+    removed = curate(spool, job.duplicates, job.leaks, folder)
+    mixed = None
+    if job.mixture is not None:
+        tell: Callable[[str], None] = lambda bucket: reporter.progress(stage=f"mixing {bucket}")  # noqa: E731
+        mixed = mix(job, job.mixture, spool, removed, labeller.redactor, folder, tell)
+    elif spool.row_count(Part.TRAIN) == 0:
+        raise WorkerError(FailureClass.DATA, _all_held_out(spool))
+    elif sum(removed.rows[Part.TRAIN]) == spool.row_count(Part.TRAIN):
+        raise WorkerError(FailureClass.DATA, _all_removed(removed, spool))
+    return removed, mixed
+
+
+def _before_upload(job: LabelJob, spool: Spool, source: Store, reporter: Reporter) -> None:
+    reporter.progress(stage="publishing")
+    send_screens(spool, source, job.source_uri, open_store(job.dataset_uri), job.dataset_uri)
+
+
+def _configure(job: LabelJob) -> SplitConfig:
+    try:
         if not 0.0 <= job.max_bad_fraction <= 1.0:
             raise ValueError(f"max_bad_fraction is {job.max_bad_fraction}: give a share from 0 to 1")
-        config = ConvertConfig(
-            keep=keep,
-            screen_width=job.screen_width,
-            screen_height=job.screen_height,
-            require_screenshot=job.require_screenshot,
-        )
-        trace_filter = TraceFilter(
-            tenants=frozenset(job.tenants),
-            variants=frozenset(job.variants),
-            since=job.since,
-            require_review=job.require_review,
-        )
-        split = SplitConfig(holdout=job.holdout, by=job.split_by)
+        if job.workers < 1:
+            raise ValueError(f"workers is {job.workers}: give at least 1")
+        if job.mixture is not None and job.format != "sft":
+            raise ValueError(f"format is {job.format}: a mixture is of supervised rows, give sft")
+        if job.mixture is not None and sum(each.source_uri is None for each in job.mixture.buckets) > 1:
+            raise ValueError("mixture.buckets: only one bucket may have no source, it stands for the traces' rows")
+        return SplitConfig(holdout=job.holdout, by=job.split_by)
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, f"job input: {error}") from None
-    active = redactor if redactor.config.active else None
-    return TracePipeline(config, row_format=job.format, trace_filter=trace_filter, redactor=active), split
 
 
 def _parent(job: LabelJob, folder: Path, spool: Spool, tombstones: Tombstones) -> ParentVersion | None:
@@ -144,6 +162,9 @@ def _check_bad(job: LabelJob, build: Build, total: int) -> None:
 
 def _check_rows(job: LabelJob, build: Build, spool: Spool) -> None:
     if spool.row_count() > 0:
+        return
+    if job.mixture is not None and all(bucket.source_uri is not None for bucket in job.mixture.buckets):
+        # The rows come from elsewhere.
         return
     if build.used == 0:
         reasons = _named(dict(build.skipped))
@@ -194,26 +215,50 @@ def _all_held_out(spool: Spool) -> str:
     )
 
 
+def _all_removed(removed: Removed, spool: Spool) -> str:
+    return (
+        f"all {spool.row_count(Part.TRAIN)} rows to train on were removed: {removed.leaks} hold a task of a suite, "
+        f"{removed.duplicates.total()} repeat another. Set deduplication.near to false, raise the thresholds, or name "
+        "other suites in leaks"
+    )
+
+
 def _named(counts: dict[SkipReason, int] | dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "nothing"
 
 
 def _counts(build: Build) -> BuildCounts:
     skipped = {reason.value: count for reason, count in build.skipped.items()}
-    return BuildCounts(traces=build.used, skipped=skipped, tally=build.tally, redactions=dict(build.redactions))
+    return BuildCounts(
+        traces=build.used,
+        skipped=skipped,
+        tally=build.tally,
+        redactions=dict(build.redactions),
+        bad_files=dict(build.bad_reasons),
+        bad_screens=dict(build.bad_screens),
+    )
 
 
 def _output(version: Version, build: Build) -> LabelOutput:
+    manifest = version.manifest
+    quarantined = manifest.dropped.get(DropReason.PRIVATE.value, 0)
     return LabelOutput(
         dataset=version.ref,
-        rows=version.manifest.rows,
-        holdout_rows=version.manifest.holdout_rows,
+        rows=manifest.rows,
+        holdout_rows=manifest.holdout_rows,
         new_rows=version.new_rows,
-        labels=version.manifest.labels,
-        label_reasons=version.manifest.label_reasons,
-        traces=version.manifest.traces,
+        labels=manifest.labels,
+        label_reasons=manifest.label_reasons,
+        traces=manifest.traces,
         bad_files=build.bad_count,
         bad_examples=[str(file) for file in build.bad[:BAD_EXAMPLES]],
-        redactions=version.manifest.redactions,
+        bad_reasons=manifest.bad_files,
+        redactions=manifest.redactions,
+        quarantined=quarantined + manifest.skipped.get(SkipReason.PRIVATE_IDENTITY.value, 0),
+        duplicates=manifest.duplicates,
+        leaks=manifest.leaks,
+        tenants=largest(Counter(manifest.tenants), TENANTS_TOLD),
+        buckets={name: counts.rows for name, counts in manifest.buckets.items()},
+        screens=manifest.screens.files,
         reused_files=build.reused,
     )

@@ -1,7 +1,6 @@
 """Rows on disk: reading them, and refusing what must not be learnt."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from sluice_api.contracts.base import Contract
 from sluice_api.contracts.dataset import PreferenceRow, SftRow
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
+from sluice_traces.shards import ShardError, iter_rows
 
 POSITIVE = "positive"
 """The only label that supervised training accepts."""
@@ -18,30 +18,47 @@ POSITIVE = "positive"
 Row = TypeVar("Row", bound=Contract)
 
 
-def read_rows(path: Path, model: type[Row], check: Callable[[Row], str]) -> list[Row]:
-    """Every row of a JSONL file, in the file's order.
+def read_rows(paths: Path | Sequence[Path], model: type[Row], check: Callable[[Row], str]) -> list[Row]:
+    """Every row of some files, in order.
 
     Args:
-        path: the file.
+        paths: a file, or the files of a dataset: Parquet shards, or lines of JSON.
         model: shape of a row.
         check: says what is wrong with a row that has the right shape; empty when nothing is.
 
     Raises:
-        WorkerError: `Data`, naming file and line, for a missing file, a line that is not a row, a row that `check`
-            objects to, and a file without rows.
+        WorkerError: `Data`, naming file and row, for a missing or damaged file, a row of another shape, one that
+            `check` objects to, and files without rows.
     """
-    rows = []
-    for number, line in _lines(path):
-        row = _parse(path, number, line, model)
+    return list(stream_rows(paths, model, check))
+
+
+def stream_rows(paths: Path | Sequence[Path], model: type[Row], check: Callable[[Row], str]) -> Iterator[Row]:
+    """`read_rows`, a row at a time; of a shard no more than a row group is in memory."""
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    empty = True
+    for where, content in _contents(files):
+        row = _parse(where, content, model)
         if objection := check(row):
-            raise WorkerError(FailureClass.DATA, f"{path.name}:{number}: {objection}")
-        rows.append(row)
-    if not rows:
+            raise WorkerError(FailureClass.DATA, f"{where}: {objection}")
+        empty = False
+        yield row
+    if empty:
+        names = ", ".join(path.name for path in files)
         message = (
-            f"{path.name} has no rows: nothing to train on; widen the TraceDataset's source, tenants, variants or since"
+            f"{names} has no rows: nothing to train on; widen the TraceDataset's source, tenants, variants or since"
         )
         raise WorkerError(FailureClass.DATA, message)
-    return rows
+
+
+def check_rows(paths: Path | Sequence[Path], model: type[Row], check: Callable[[Row], str]) -> None:
+    """Read every row and keep none.
+
+    Raises:
+        WorkerError: as `read_rows`.
+    """
+    for _ in stream_rows(paths, model, check):
+        pass
 
 
 def sft_objection(row: SftRow) -> str:
@@ -82,27 +99,23 @@ ROWS: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
 """Shape of a row, and what is wrong with one, by training method."""
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of every line that is not blank."""
+def _contents(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    """Place, as `file:row`, and content of every row."""
     try:
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield number, line
+        for name, number, content in iter_rows(files):
+            yield f"{name}:{number}", content
     except FileNotFoundError as error:
-        message = f"the dataset has no {path.name}: publish it again with `sluice trace convert` or a TraceDataset"
+        missing = Path(str(error.filename)).name
+        message = f"the dataset has no {missing}: publish it again with `sluice trace convert` or a TraceDataset"
         raise WorkerError(FailureClass.DATA, message) from error
-    except UnicodeDecodeError as error:
-        raise WorkerError(FailureClass.DATA, f"{path.name}: not UTF-8 text ({error.reason})") from error
+    except ShardError as error:
+        raise WorkerError(FailureClass.DATA, str(error)) from error
 
 
-def _parse(path: Path, number: int, line: str, model: type[Row]) -> Row:
-    """One row; names file, line and field when it is not one."""
-    where = f"{path.name}:{number}"
+def _parse(where: str, content: Any, model: type[Row]) -> Row:
+    """One row; names place and field when it is not one."""
     try:
-        return model.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise WorkerError(FailureClass.DATA, f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

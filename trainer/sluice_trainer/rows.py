@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from sluice_api.contracts.dataset import TRAIN_FILE, DatasetManifest
+from sluice_api.contracts.dataset import TRAIN_PART, DatasetManifest, part_files
 from sluice_api.contracts.jobs import FailureClass, TrainJob
 from sluice_artifacts import ArtifactError, CorruptError, NotFoundError, fetch, to_hex
 from sluice_artifacts.reporting import WorkerError
@@ -14,8 +14,8 @@ FORMATS: dict[Literal["sft", "dpo"], Literal["sft", "preference"]] = {"sft": "sf
 """Format of the rows by training method."""
 
 
-def fetch_rows(job: TrainJob, cache: Path) -> Path:
-    """Fetch the dataset, verified, and return its training file.
+def fetch_rows(job: TrainJob, cache: Path) -> list[Path]:
+    """Fetch the dataset, verified, and return the files of the rows to train on, in order.
 
     Raises:
         WorkerError: `Data` when it is missing, damaged or of the wrong format; `Storage` when it cannot be reached.
@@ -30,7 +30,11 @@ def fetch_rows(job: TrainJob, cache: Path) -> Path:
             f"set convert.format: {wanted} in the TraceDataset, or another method"
         )
         raise WorkerError(FailureClass.DATA, message)
-    return folder / TRAIN_FILE
+    files = part_files(manifest.files, TRAIN_PART)
+    if not files:
+        message = f"dataset {job.dataset.digest} has no rows to train on: name another version"
+        raise WorkerError(FailureClass.DATA, message)
+    return [folder / entry.path for entry in files]
 
 
 @contextmanager

@@ -3,9 +3,13 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
 from sluice_artifacts.reporting import Reporter, WorkerError
+
+if TYPE_CHECKING:
+    from sluice_trainer.live import Prober
 
 CACHE_VARIABLE = "SLUICE_CACHE_DIR"
 """Environment variable: folder that keeps fetched artifacts between jobs."""
@@ -16,18 +20,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or Path(tempfile.gettempdir()) / "sluice-cache")
 
 
-def run(job: TrainJob, reporter: Reporter) -> TrainOutput:
+def run(job: TrainJob, reporter: Reporter, prober: "Prober | None" = None) -> TrainOutput:
     """Train on the Ray cluster of the present Ray job, or on a local one where there is none.
 
-    Settings and rows are checked first, before any accelerator is asked for.
+    Settings and rows are checked first, before any accelerator is asked for. `prober` runs the suites of probes.
 
     Raises:
         WorkerError: with the failure's class and what to do about it.
     """
     check(job)
+    check_prober(job, prober)
     from sluice_trainer import ray_adapter
 
-    return ray_adapter.run(job, reporter, cache_folder())
+    return ray_adapter.run(job, reporter, cache_folder(), prober)
 
 
 def check(job: TrainJob) -> None:
@@ -36,15 +41,26 @@ def check(job: TrainJob) -> None:
     Raises:
         WorkerError: `UserError` or `Data`, naming the field, or file and line.
     """
-    from sluice_trainer.data import ROWS, read_rows
+    from sluice_trainer.data import ROWS, check_rows
     from sluice_trainer.rows import fetch_rows
     from sluice_trainer.settings import check_job
 
     check_job(job)
-    read_rows(fetch_rows(job, cache_folder()), *ROWS[job.method])
+    check_rows(fetch_rows(job, cache_folder()), *ROWS[job.method])
 
 
-def run_bare(job: TrainJob, reporter: Reporter) -> TrainOutput:
+def check_prober(job: TrainJob, prober: "Prober | None") -> None:
+    """Refuse a job with probes where nothing runs them: rules that never fire would look like rules that hold.
+
+    Raises:
+        WorkerError: `UserError`.
+    """
+    if job.probes is not None and prober is None:
+        message = "probes: nothing here runs suites: start the job with `sluice worker train` or `sluice train`"
+        raise WorkerError(FailureClass.USER_ERROR, message)
+
+
+def run_bare(job: TrainJob, reporter: Reporter, prober: "Prober | None" = None) -> TrainOutput:
     """Train in this process, with one worker.
 
     Raises:
@@ -57,6 +73,7 @@ def run_bare(job: TrainJob, reporter: Reporter) -> TrainOutput:
 
     if job.workers != 1:
         raise WorkerError(FailureClass.USER_ERROR, f"workers is {job.workers}: without Ray there is one")
+    check_prober(job, prober)
     with reporter.cooperative_stop() as stop:
         around = Surroundings(
             group=Alone(),
@@ -65,6 +82,7 @@ def run_bare(job: TrainJob, reporter: Reporter) -> TrainOutput:
             stop_requested=stop.is_set,
             checkpoint_taken=lambda step, record: None,
             cache=cache_folder(),
+            prober=prober,
         )
         output = run_session(job, around)
     assert output is not None, "the first worker has the output"

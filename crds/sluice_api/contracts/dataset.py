@@ -1,17 +1,39 @@
 """Training data: rows and the manifest of a dataset version."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
 
 from sluice_api.contracts.base import Contract, Digest
 
-TRAIN_FILE = "train.jsonl"
+RowFormat = Literal["sft", "preference"]
+"""Shape of the rows."""
+TRAIN_PART = "train"
 """Rows to train on."""
-HOLDOUT_FILE = "holdout.jsonl"
+HOLDOUT_PART = "holdout"
 """Rows kept out of training, for ever, in this lineage."""
-RUNS_FILE = "runs.jsonl"
-"""Lineage: a line for every run with its trace file, and whether its rows are trained on or held out."""
+SHARD_SUFFIX = ".parquet"
+"""Ending of a shard; the shards of a part are `<part>-00000.parquet` and so on."""
+TRAIN_FILE = "train.jsonl"
+"""Rows to train on that somebody wrote by hand: the whole part as lines of JSON, instead of shards."""
+RUNS_FILE = "runs.parquet"
+"""Lineage: a row for every run with its trace file, and whether its rows are trained on or held out."""
+REPORT_FILE = "report.json"
+"""What the build met: every count, and the first of the files that it could not use."""
+BAD_FILES_FILE = "bad-files.jsonl"
+"""Every file that the build could not use, a line each with path, reason and detail; never a trace's text."""
+MIXTURE_FILE = "mixture.json"
+"""Plan of the mixture; only in versions that are mixed."""
+SCREENS_FOLDER = "_screens"
+"""Screenshots of all versions of a dataset, beside the versions, each named by the SHA-256 of its bytes."""
+
+
+def part_files(files: Iterable["FileEntry"], part: str) -> list["FileEntry"]:
+    """Return the files that hold the rows of a part, in the order of the rows: its shards, or `<part>.jsonl`."""
+    shards = (e for e in files if e.path.startswith(f"{part}-") and e.path.endswith(SHARD_SUFFIX))
+    found = sorted(shards, key=lambda entry: entry.path)
+    return found or [entry for entry in files if entry.path == f"{part}.jsonl"]
 
 
 class Turn(Contract):
@@ -48,7 +70,8 @@ class SftRow(Contract):
     conversations: list[Turn]
     """System, human and gpt turn."""
     image: str | None = None
-    """Screenshot that the `<image>` placeholder stands for, relative to the screenshots root."""
+    """Screenshot that the `<image>` placeholder stands for, relative to the screenshots root: `_screens/` beside a
+    version, where its name is the SHA-256 of its bytes."""
     metadata: RowMetadata = Field(default_factory=RowMetadata)
     """Lineage of the row."""
 
@@ -77,14 +100,40 @@ class FileEntry(Contract):
     """Bytes."""
 
 
+class BucketCounts(Contract):
+    """What one bucket gave to a mixture."""
+
+    rows: int = 0
+    """Rows of the mixture that come from it, repeats included."""
+    used_rows: int = 0
+    """Different rows among them."""
+    candidates: int = 0
+    """Lines that its source held."""
+    rejected: dict[str, int] = Field(default_factory=dict)
+    """Candidates left out, by the critic's reason."""
+    bad_rows: dict[str, int] = Field(default_factory=dict)
+    """Lines that are no candidates, by reason."""
+
+
+class ScreenCounts(Contract):
+    """Screenshots of a version."""
+
+    files: int = 0
+    """Different screenshots that rows refer to."""
+    bytes: int = 0
+    """Their size in all."""
+    bad: dict[str, int] = Field(default_factory=dict)
+    """Screenshots that could not be used, by reason; their steps count as steps without one."""
+
+
 class DatasetManifest(Contract):
     """`manifest.json` of a dataset version; its digest is the dataset's digest."""
 
-    schema_version: int = 1
-    """Version of this document."""
+    schema_version: int = 2
+    """Version of this document; 2 brought Parquet shards."""
     files: list[FileEntry]
     """Every file of the version."""
-    format: Literal["sft", "preference"] = "sft"
+    format: RowFormat = "sft"
     """Shape of the rows."""
     rows: int
     """Rows to train on."""
@@ -97,12 +146,26 @@ class DatasetManifest(Contract):
     label_reasons: dict[str, int] = Field(default_factory=dict)
     """Steps by ladder rule."""
     dropped: dict[str, int] = Field(default_factory=dict)
-    """Steps left out, by reason."""
+    """Steps left out, by reason; `private` counts those that privacy kept back."""
     skipped: dict[str, int] = Field(default_factory=dict)
     """Good traces left out, by reason."""
+    bad_files: dict[str, int] = Field(default_factory=dict)
+    """Trace files that could not be used, by reason; named in `bad-files.jsonl`."""
     redactions: dict[str, int] = Field(default_factory=dict)
     """Private texts that were replaced, by detector."""
+    duplicates: dict[str, int] = Field(default_factory=dict)
+    """Rows removed because another says the same, by kind."""
+    leaks: int = 0
+    """Rows removed because they hold a task of an evaluation suite."""
+    tenants: dict[str, int] = Field(default_factory=dict)
+    """Rows to train on by tenant, `__shared__` for runs without one; all but the largest under `__others__`."""
+    buckets: dict[str, BucketCounts] = Field(default_factory=dict)
+    """What each bucket gave, where rows are mixed."""
+    screens: ScreenCounts = ScreenCounts()
+    """Screenshots that rows refer to; they lie in `../_screens/`."""
     parent: Digest | None = None
     """Previous version of the same dataset."""
     code_version: str = ""
     """Version of Sluice that built it."""
+    writer: str = ""
+    """Library and version that wrote the shards: another one may write other bytes for the same rows."""

@@ -80,6 +80,67 @@ class PrivacyRule(Contract):
     """Further regular expressions by name."""
 
 
+class CriticRule(Contract):
+    """Which generated candidates of a mixture's buckets are good enough to learn from."""
+
+    languages: list[str] = Field(default_factory=lambda: ["python", "typescript"])
+    """Programming languages that are parsed; code in others has no executed check."""
+    require_accepted: bool = True
+    """Leave out what the critic does not accept; false keeps it and counts only."""
+    run_tests: bool = False
+    """Run candidates' own tests, in limited processes of the worker."""
+
+
+class MixtureBucket(Contract):
+    """One source of rows of a mixture."""
+
+    name: str
+    """Its name in plan, manifest and messages."""
+    weight: float
+    """Its share, relative to the other weights."""
+    source_uri: str | None = None
+    """Prefix of JSONL files; None stands for the rows that the traces gave."""
+
+
+class MixtureRule(Contract):
+    """How the rows to train on are mixed."""
+
+    rows: int
+    """Rows in all."""
+    max_repeats: int = 4
+    """Times that a row may be used, at most."""
+    seed: int = 0
+    """Seed of ties and of the order."""
+    tag_weights: dict[str, float] = Field(default_factory=dict)
+    """Weight of rows with a tag, below 1 for rarer."""
+    buckets: list[MixtureBucket]
+    """The sources."""
+
+
+class DuplicateRule(Contract):
+    """Which rows count as said before."""
+
+    exact: bool = False
+    """Remove rows that say the same, to the letter."""
+    near: bool = False
+    """Remove rows that say nearly the same."""
+    threshold: float = 0.8
+    """Jaccard similarity from which rows say nearly the same."""
+    shingle_words: int = 3
+    """Words a shingle."""
+
+
+class LeakRule(Contract):
+    """Evaluation suites whose tasks must not be in the rows."""
+
+    suites: list[str] = Field(default_factory=list)
+    """JSON files of tasks."""
+    threshold: float = 0.8
+    """Share of a task in a row that makes a leak."""
+    shingle_words: int = 3
+    """Words a shingle."""
+
+
 class LabelJob(JobBase):
     """TraceDataset: traces to training rows."""
 
@@ -113,10 +174,107 @@ class LabelJob(JobBase):
     """Private text is found and replaced before anything is published."""
     max_bad_fraction: float = 1.0
     """More unreadable trace files than this share fail the build; they are counted and named in any case."""
+    critic: CriticRule | None = None
+    """Judges the candidates of the mixture's buckets; None takes every well-formed row."""
+    mixture: MixtureRule | None = None
+    """Mixes the rows to train on; None takes the rows of the traces as they are."""
+    duplicates: DuplicateRule = DuplicateRule()
+    """Which rows count as said before."""
+    leaks: LeakRule = LeakRule()
+    """Evaluation suites to keep out of the rows."""
+    workers: int = 1
+    """Processes that read, judge and convert; more than one are tasks of Ray Data."""
     dataset_uri: str
     """Prefix below which the version is published as `<sha256>/`."""
     parent: Digest | None = None
     """Previous version."""
+
+
+class TrainPhase(Contract):
+    """What is trained during some of the steps. Groups: `attention`, `router`, `norm`, `experts`, `mlp`, `other`, and
+    `layers:8-15` for a range of layers, both ends included."""
+
+    until: int | None = None
+    """First step that no longer belongs to the phase; None, and the last phase in any case, holds to the end."""
+    train: list[str] = Field(default_factory=list)
+    """Groups that are trained; empty means all."""
+    freeze: list[str] = Field(default_factory=list)
+    """Groups that are not; it wins over `train`."""
+    learning_rate: float | None = None
+    """Peak learning rate of the phase; None takes the run's."""
+    learning_rates: dict[str, float] = Field(default_factory=dict)
+    """Peak learning rate by group, where one differs; of several that a parameter is in, the last named counts."""
+
+
+class StopRule(StrEnum):
+    """When probes end a run early."""
+
+    SYNTAX_DROPS_TWICE = "syntaxDropsTwice"
+    """The syntax rate fell at two probes in a row."""
+    PASS_RATE_STALLS = "passRateStalls"
+    """The pass rate has not exceeded its best for `patience_steps`; the baseline probe counts as step 0."""
+
+
+class StopReason(StrEnum):
+    """Why training ended."""
+
+    COMPLETED = "Completed"
+    """All steps are done."""
+    SYNTAX_DROPS_TWICE = "SyntaxDropsTwice"
+    """The stop rule `syntaxDropsTwice`."""
+    PASS_RATE_STALLS = "PassRateStalls"
+    """The stop rule `passRateStalls`."""
+    GATES_NOT_MET = "GatesNotMet"
+    """The run was not extended: a gate was missed, or its probe could not be judged."""
+
+
+class ProbeGate(Contract):
+    """What a probe must show before the run is extended. Unknown is not met."""
+
+    at_step: int
+    """Step of the probe; one is run there in any case."""
+    pass_rate: float | None = None
+    """Least pass rate."""
+    syntax_rate: float | None = None
+    """Least share of answers that are well-formed."""
+
+
+class ProbePlan(Contract):
+    """A suite that is run on the live weights while training, and what follows from it."""
+
+    every: int = 250
+    """Steps between probes; the first is before step 1."""
+    suite_uri: str
+    """`builtin:NAME`, or the URI of a suite."""
+    stop_rules: list[StopRule] = Field(default_factory=list)
+    """Rules that end the run."""
+    patience_steps: int = 750
+    """Steps without a new best that `passRateStalls` waits for."""
+    gates: list[ProbeGate] = Field(default_factory=list)
+    """What the extension asks for."""
+    extend_to: int | None = None
+    """Steps in all once every gate is met; the run's `max_steps` otherwise."""
+    infra_error_fraction: float = 0.02
+    """A probe of which more tasks than this share could not be judged says nothing."""
+
+
+class ProbeResult(Contract):
+    """What one probe showed. A rate is None where the probe could not be judged."""
+
+    step: int
+    """Steps done."""
+    tasks: int
+    """Tasks of the suite."""
+    judged: int
+    """Tasks that could be judged."""
+    passed: int
+    """Tasks passed."""
+    pass_rate: float | None = None
+    """`passed / judged`."""
+    syntax_rate: float | None = None
+    """Share of judged tasks whose answer is well-formed."""
+    report: ArtifactRef | None = None
+    """The whole report."""
 
 
 class TrainJob(JobBase):
@@ -158,6 +316,10 @@ class TrainJob(JobBase):
     """Longest row in tokens."""
     packing: bool = True
     """Pack several rows into one sequence."""
+    phases: list[TrainPhase] = Field(default_factory=list)
+    """What is trained when; empty trains the whole adapter throughout."""
+    probes: ProbePlan | None = None
+    """Evaluations on the live weights, and the stop rules that read them."""
     checkpoint_every: int = 250
     """Steps between full checkpoints."""
     checkpoint_keep: int = 3
@@ -203,7 +365,10 @@ class EvalJob(JobBase):
     baseline_report: ArtifactRef | None = None
     """A finished report to compare with instead."""
     suite_uri: str
-    """JSON file of tasks."""
+    """JSON file of tasks, rows of a benchmark, or `builtin:NAME`."""
+    suite_digest: str = ""
+    """Pinned digest: of the file's bytes, or of a built-in suite's tasks. Another suite is not run. Empty pins
+    nothing."""
     agent_url: str | None = None
     """Agent that runs a task with the model named in the request (`POST /v1/predict`)."""
     agent_token_env: str | None = None
@@ -286,12 +451,22 @@ class ScorecardJob(JobBase):
     """Overrides."""
     thresholds: dict[str, float] = Field(default_factory=dict)
     """Per-gate thresholds that replace the tier's."""
+    threshold_authors: dict[str, str] = Field(default_factory=dict)
+    """Who decided each of them, for the record."""
     required_gates: list[str] = Field(default_factory=list)
     """Gates whose absence is not a pass."""
+    comparison_require: Literal["Better", "NotWorse"] = "NotWorse"
+    """What the comparison with the champion must show for a Pass."""
+    comparison_alpha: float = 0.05
+    """Error budget over all candidates that are compared with one champion."""
+    valid_for_s: float | None = None
+    """Seconds that the verdict may be relied on, for the record; None leaves it open."""
     now: str
     """Instant of the judgement, from the operator's clock."""
     scorecard_uri: str
-    """Prefix below which the scorecard is published and `SCORECARD_HISTORY.jsonl` is kept."""
+    """Prefix below which the scorecard is published."""
+    history_uri: str = ""
+    """The lineage's `SCORECARD_HISTORY.jsonl`; empty keeps one beside the scorecard."""
 
 
 JobInput = Annotated[LabelJob | TrainJob | EvalJob | ShadowJob | ScorecardJob, Field(discriminator="worker")]
@@ -349,6 +524,20 @@ class LabelOutput(Contract):
     """At most five of them, `path: reason`; never trace text."""
     redactions: dict[str, int] = Field(default_factory=dict)
     """Private texts that were found, by detector; never the texts."""
+    bad_reasons: dict[str, int] = Field(default_factory=dict)
+    """Trace files that could not be read, by reason."""
+    quarantined: int = 0
+    """Steps and traces that privacy kept back whole."""
+    duplicates: dict[str, int] = Field(default_factory=dict)
+    """Rows removed because another says the same, by kind."""
+    leaks: int = 0
+    """Rows removed because they hold a task of an evaluation suite."""
+    tenants: dict[str, int] = Field(default_factory=dict)
+    """Rows to train on of the largest tenants."""
+    buckets: dict[str, int] = Field(default_factory=dict)
+    """Rows to train on by bucket of the mixture."""
+    screens: int = 0
+    """Different screenshots that rows refer to."""
     reused_files: int = 0
     """Trace files that an earlier version had read and that have not changed since."""
 
@@ -370,10 +559,12 @@ class TrainOutput(Contract):
     """Mean loss per scored token over the last steps, in nats."""
     resumed_from_step: int | None = None
     """Step of the checkpoint that the last attempt resumed from."""
-    stop_reason: str = "Completed"
+    stop_reason: StopReason = StopReason.COMPLETED
     """Why training ended."""
     tokens_per_second: float = 0.0
     """Real tokens per second, all workers together."""
+    probes: list[ProbeResult] = Field(default_factory=list)
+    """What the probes showed, in order."""
 
 
 class EvalSummary(Contract):
@@ -410,6 +601,8 @@ class EvalComparison(Contract):
     """Exact two-sided McNemar test."""
     minimum_detectable_effect: float
     """Smallest detectable difference."""
+    interval: tuple[float, float] | None = None
+    """95 % interval of the paired difference in pass rate."""
     verdict: str
     """Better, Worse, Equivalent or Inconclusive."""
 
@@ -433,6 +626,12 @@ class EvalOutput(Contract):
     """Figures of the comparison."""
     candidate_digest: str = ""
     """Weights that the report is about."""
+    baseline_digest: str = ""
+    """Weights of the baseline that was measured beside them; empty without one, or when unknown."""
+    suite_digest: str = ""
+    """Suite that was read: digest of the file's bytes, or of a built-in suite's tasks."""
+    harness_digest: str = ""
+    """What judged: scorer versions, limits, protocol."""
 
 
 class ShadowOutput(Contract):
@@ -444,6 +643,23 @@ class ShadowOutput(Contract):
     """The analysis."""
     report: ArtifactRef
     """The same, published."""
+
+
+class ComparisonRecord(Contract):
+    """The comparison with the champion, judged at what was left of the error budget."""
+
+    verdict: str
+    """Better, Worse, Equivalent or Inconclusive, at `level`."""
+    p_value: float
+    """Two-sided, exact."""
+    level: float
+    """Level of this candidate."""
+    candidate: int
+    """The how-manieth comparison with this champion, from 1."""
+    budget: float
+    """Error budget over all candidates that are compared with the champion."""
+    spent: float
+    """What this comparison and those before it have used of the budget."""
 
 
 class ScorecardOutput(Contract):
@@ -459,6 +675,8 @@ class ScorecardOutput(Contract):
     """Fail-closed judgement."""
     gates: list[GateResult]
     """All nine gates."""
+    comparison: ComparisonRecord | None = None
+    """The comparison with the champion; None without one."""
 
 
 JobOutput = Annotated[

@@ -44,6 +44,128 @@ class LabelOptions(ApiModel):
     """Labels to keep. Supervised training refuses anything but `positive`."""
 
 
+DetectorName = Literal["privateKey", "secret", "email", "iban", "card", "phone", "ip", "highEntropy"]
+"""What privacy can look for."""
+_LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+
+
+class PrivacyPattern(ApiModel):
+    """One regular expression of the user's own."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-zA-Z0-9]*$", max_length=32)]
+    """Its name in counts and placeholders: `badge` becomes `[BADGE_1]`."""
+    pattern: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    """The expression, in Python's syntax; it must not match the empty text."""
+
+
+class PrivacyOptions(ApiModel):
+    """What is looked for in every text before a row leaves the worker, and what happens to it."""
+
+    detectors: list[DetectorName] = Field(
+        default=["privateKey", "secret", "email", "iban", "card", "phone", "ip", "highEntropy"], max_length=8
+    )
+    """Detectors; an empty list looks only for the patterns."""
+    on_finding: Literal["redact", "quarantine"] = "redact"
+    """`redact`: a placeholder takes the text's place, the same for the same text of a run; `quarantine`: the step
+    becomes no row."""
+    patterns: list[PrivacyPattern] = Field(default_factory=list, max_length=32, json_schema_extra=_LIST_MAP)
+    """Further expressions; each match is a finding."""
+
+
+class CriticOptions(ApiModel):
+    """Which generated candidates of the mixture's buckets are good enough to learn from."""
+
+    languages: list[Literal["python", "typescript"]] = Field(default=["python", "typescript"], max_length=2)
+    """Programming languages that are parsed; code in others has no executed check, and so is not accepted."""
+    require_accepted: bool = True
+    """Leave out what the critic does not accept; false keeps it and only counts."""
+    run_tests: bool = False
+    """Run the candidates' own Python tests, in limited processes of the worker. They can reach the network: give the
+    profile a network policy."""
+
+
+class BucketSource(ApiModel):
+    """Where a bucket's rows come from."""
+
+    uri: StorageUri
+    """Prefix of JSONL files, a candidate a line."""
+
+
+class Bucket(ApiModel):
+    """One source of rows."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+    """Its name in plan, counts and messages."""
+    weight: float = Field(gt=0, le=1_000_000)
+    """Its share, relative to the other weights."""
+    source: BucketSource | None = None
+    """Where its rows come from; absent in the one bucket that stands for the rows of the traces."""
+
+
+class TagWeight(ApiModel):
+    """How often rows with a tag are used."""
+
+    name: ShortText
+    """The tag."""
+    weight: float = Field(ge=0, le=1)
+    """Below 1 makes them rarer, 0 leaves them out."""
+
+
+class MixtureOptions(ApiModel):
+    """How the rows to train on are mixed: integer quotas by weight, repeats within bounds."""
+
+    rows: int = Field(ge=1, le=5_000_000)
+    """Rows in all."""
+    max_repeats: int = Field(default=4, ge=1, le=100)
+    """Times that a row may be used, at most."""
+    seed: int = Field(default=0, ge=0, le=2_147_483_647)
+    """Seed of ties and of the order."""
+    tag_weights: list[TagWeight] = Field(default_factory=list, max_length=64, json_schema_extra=_LIST_MAP)
+    """Tags whose rows are used less."""
+    buckets: list[Bucket] = Field(min_length=1, max_length=32, json_schema_extra=_LIST_MAP)
+    """The sources; an empty one is an error."""
+
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": validations(
+            rule(
+                "self.buckets.filter(b, !has(b.source)).size() <= 1",
+                "spec.mixture.buckets: only one bucket may have no source, it stands for the rows of the traces",
+            ),
+        )
+    }
+
+
+class DeduplicationOptions(ApiModel):
+    """Which rows are removed because another says the same. What is held out stays, what is trained on goes."""
+
+    exact: bool = True
+    """Remove rows that say the same, to the letter."""
+    near: bool = False
+    """Remove rows that say nearly the same. Pages of one site resemble each other: look at the counts."""
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    """Jaccard similarity of the rows' shingles from which they say nearly the same."""
+    shingle_words: int = Field(default=3, ge=1, le=5)
+    """Words a shingle."""
+
+
+class SuiteSource(ApiModel):
+    """One evaluation suite."""
+
+    uri: StorageUri
+    """JSON file of tasks."""
+
+
+class LeakOptions(ApiModel):
+    """Evaluation suites whose tasks must not be in the rows: a row that holds one is removed and counted."""
+
+    suites: list[SuiteSource] = Field(default_factory=list, max_length=32)
+    """The suites; the one of `onNewVersion.evalRun` is looked for in any case."""
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    """Share of a task's shingles in a row that makes a leak."""
+    shingle_words: int = Field(default=3, ge=1, le=5)
+    """Words a shingle."""
+
+
 class Screen(ApiModel):
     """Screen that coordinates refer to."""
 
@@ -119,12 +241,26 @@ class TraceDatasetSpec(ApiModel):
     """Cron expression, UTC. Without one a version is built on each spec change and on the refresh annotation."""
     label: LabelOptions = LabelOptions()
     """Which judged steps become rows."""
+    privacy: PrivacyOptions = PrivacyOptions()
+    """What is looked for in every text before a row leaves the worker."""
+    critic: CriticOptions | None = None
+    """Judges the candidates of the mixture's buckets; absent takes every well-formed row of them."""
     convert: ConvertOptions = ConvertOptions()
     """How a labelled step becomes a row."""
+    mixture: MixtureOptions | None = None
+    """How the rows to train on are mixed; absent takes the rows of the traces as they are."""
+    deduplication: DeduplicationOptions = DeduplicationOptions()
+    """Which rows are removed because another says the same."""
+    leaks: LeakOptions = LeakOptions()
+    """Evaluation suites whose tasks must not be in the rows."""
     split: SplitOptions = SplitOptions()
     """What is held out."""
     review: ReviewOptions = ReviewOptions()
     """Whether a person must have approved a trace."""
+    max_bad_fraction: float = Field(default=1.0, ge=0, le=1)
+    """More trace files than this share that cannot be used fail the build. They are counted and named in any case."""
+    workers: int = Field(default=1, ge=1, le=256)
+    """Processes that read, judge and convert; more than one are tasks of Ray Data. The digest is the same."""
     output: DatasetOutput
     """Where versions are published."""
     profile: ObjectName = "cpu"
@@ -141,6 +277,14 @@ class TraceDatasetSpec(ApiModel):
             rule(
                 "self.convert.format != 'sft' || self.label.keep == ['positive']",
                 "spec.label.keep must be [positive] where spec.convert.format is sft: other labels must not be taught",
+            ),
+            rule(
+                "!has(self.mixture) || self.convert.format == 'sft'",
+                "spec.mixture mixes supervised rows: spec.convert.format must be sft",
+            ),
+            rule(
+                "!has(self.critic) || has(self.mixture)",
+                "spec.critic judges the candidates of spec.mixture.buckets: give a mixture, or remove the critic",
             ),
         )
     }
@@ -165,6 +309,24 @@ class DatasetVersion(StatusModel):
     """Trace files that could not be read."""
     labels: dict[str, int] = Field(default_factory=dict, max_length=8)
     """Steps by label."""
+    reasons: dict[str, int] = Field(default_factory=dict, max_length=16)
+    """Steps by ladder rule."""
+    redactions: dict[str, int] = Field(default_factory=dict, max_length=64)
+    """Private texts that were found, by detector; never the texts."""
+    quarantined: int = 0
+    """Steps and traces that privacy kept back whole."""
+    duplicates: dict[str, int] = Field(default_factory=dict, max_length=8)
+    """Rows removed because another says the same, by kind."""
+    leaks: int = 0
+    """Rows removed because they hold a task of an evaluation suite."""
+    bad_reasons: dict[str, int] = Field(default_factory=dict, max_length=32)
+    """Trace files that could not be read, by reason."""
+    tenants: dict[str, int] = Field(default_factory=dict, max_length=33)
+    """Rows to train on of the largest tenants, the others under `__others__`."""
+    buckets: dict[str, int] = Field(default_factory=dict, max_length=32)
+    """Rows to train on by bucket of the mixture."""
+    screens: int = 0
+    """Different screenshots that rows refer to."""
     created_at: Timestamp
     """When it was published."""
 

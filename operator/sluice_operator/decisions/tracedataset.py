@@ -4,6 +4,7 @@ A build is one request with its own key: `generation/<n>`, `refresh/<value>` or 
 leaves the newest version in place: `Ready` stays true while there is one, `Fresh` says that it is not of today.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ from sluice_operator.decisions.attempts import (
     replaced,
     superseded,
     throttled,
+    workers_within,
 )
 from sluice_operator.decisions.base import Action, CreateOnce, Decision, EmitEvent, Now, Observed
 from sluice_operator.decisions.common import (
@@ -124,7 +126,26 @@ def templates_valid(facts: Facts[TraceDataset]) -> Objection | None:
     return None
 
 
-CHECKS = (schedule_valid, labels_fit, templates_valid, profile_known)
+def mixture_fits(facts: Facts[TraceDataset]) -> Objection | None:
+    """Check what belongs to a mixture: supervised rows, one bucket of traces at most, no critic without it."""
+    spec = facts.obj.spec
+    if spec.mixture is None:
+        problem = "spec.critic judges the candidates of spec.mixture, which is absent" if spec.critic else ""
+    elif spec.convert.format != "sft":
+        problem = f"spec.convert.format is {spec.convert.format}, spec.mixture needs sft"
+    elif sum(bucket.source is None for bucket in spec.mixture.buckets) > 1:
+        problem = "spec.mixture.buckets: only one bucket may have no source, it stands for the rows of the traces"
+    else:
+        problem = ""
+    return Objection(reason=Reason.INVALID_SPEC, message=problem) if problem else None
+
+
+def workers_allowed(facts: Facts[TraceDataset]) -> Objection | None:
+    """Check `spec.workers` against the profile's ceiling."""
+    return workers_within(facts, facts.obj.spec.workers)
+
+
+CHECKS = (schedule_valid, labels_fit, mixture_fits, templates_valid, profile_known, workers_allowed)
 """Checks of the spec."""
 
 
@@ -140,7 +161,14 @@ def _flight(facts: Facts[TraceDataset], status: TraceDatasetStatus, attempt: Att
     shown = throttled(None, attempt, view.progress) if view is not None else None
     # Builds report many files: only the stage is told, so that the status does not tick.
     stage = shown.model_copy(update={"step": 0, "of": 0, "loss": None}) if shown is not None else None
-    return observe_attempt(facts, attempt, limits=LIMITS, job=lambda known: _job(facts.obj, known), shown=stage)
+    return observe_attempt(
+        facts,
+        attempt,
+        limits=LIMITS,
+        job=lambda known: _job(facts.obj, known),
+        shown=stage,
+        workers=facts.obj.spec.workers,
+    )
 
 
 def _job(obj: TraceDataset, attempt: Attempt) -> LabelJob:
@@ -210,12 +238,26 @@ def _accept(
         new_rows=output.new_rows,
         traces=output.traces,
         bad_files=output.bad_files,
-        labels=dict(sorted(output.labels.items())[:8]),
+        labels=_bounded(output.labels, 8),
+        reasons=_bounded(output.label_reasons, 16),
+        redactions=_bounded(output.redactions, 64),
+        quarantined=output.quarantined,
+        duplicates=_bounded(output.duplicates, 8),
+        leaks=output.leaks,
+        bad_reasons=_bounded(output.bad_reasons, 32),
+        tenants=_bounded(output.tenants, 33),
+        buckets=_bounded(output.buckets, 32),
+        screens=output.screens,
         created_at=facts.now.text,
     )
     versions = [old for old in status.versions if old.digest != version.digest]
     kept = [*versions, version][-facts.obj.spec.history_limit :]
     return status.model_copy(update={"latest": version, "versions": kept})
+
+
+def _bounded(counts: Mapping[str, int], most: int) -> dict[str, int]:
+    """Return at most so many counts, sorted by name, whose names fit into a status."""
+    return dict(sorted((name, count) for name, count in counts.items() if len(name) <= 253)[:most])
 
 
 # Between builds
@@ -341,6 +383,8 @@ def _answered(status: TraceDatasetStatus) -> Verdict:
     )
     if latest.bad_files:
         message += f"; {latest.bad_files} files could not be read"
+    if removed := sum(latest.duplicates.values()) + latest.leaks:
+        message += f"; {removed} rows removed as duplicates or leaks"
     verdict = Verdict(mood=Mood.DONE, phase=Phase.READY, reason=Reason.VERSION_READY, message=message)
     return _with_more(verdict, status, fresh=True)
 

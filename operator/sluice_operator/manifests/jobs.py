@@ -4,17 +4,25 @@ from collections.abc import Sequence
 
 from sluice_api.contracts.base import ArtifactRef, ModelRef, RunRef
 from sluice_api.contracts.jobs import (
+    CriticRule,
+    DuplicateRule,
     EvalJob,
     EvalTarget,
     LabelJob,
+    LeakRule,
     MetricOverride,
+    MixtureBucket,
+    MixtureRule,
+    PrivacyRule,
     ScorecardJob,
     ShadowJob,
     TrainJob,
 )
 from sluice_api.contracts.scorecard import Tier
+from sluice_api.training import train_settings
 from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, ShadowRollout, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, SluiceObject
+from sluice_api.v1alpha1.tracedataset import MixtureOptions, TraceDatasetSpec
 from sluice_operator.manifests.naming import adapter_uri, cache_uri, checkpoint_uri, scorecard_uri
 
 
@@ -42,6 +50,19 @@ def label_job(obj: TraceDataset, attempt: Attempt, *, parent: str | None) -> Lab
         holdout=spec.split.holdout,
         split_by=spec.split.by,
         require_review=spec.review.required,
+        privacy=PrivacyRule(
+            detectors=list(spec.privacy.detectors),
+            on_finding=spec.privacy.on_finding,
+            patterns={each.name: each.pattern for each in spec.privacy.patterns},
+        ),
+        max_bad_fraction=spec.max_bad_fraction,
+        critic=None if spec.critic is None else CriticRule.model_validate(spec.critic.model_dump()),
+        mixture=_mixture(spec.mixture),
+        duplicates=DuplicateRule.model_validate(spec.deduplication.model_dump()),
+        leaks=LeakRule(
+            suites=leak_suites(spec), threshold=spec.leaks.threshold, shingle_words=spec.leaks.shingle_words
+        ),
+        workers=spec.workers,
         dataset_uri=spec.output.uri,
         parent=parent,
     )
@@ -58,7 +79,6 @@ def train_job(
 ) -> TrainJob:
     """Return the input of a training attempt. Checkpoints are shared by the attempts, so that a later one resumes."""
     spec = obj.spec
-    modules = spec.lora.target_modules
     return TrainJob(
         run=run_ref(obj),
         attempt=attempt.number,
@@ -66,28 +86,10 @@ def train_job(
         dataset=dataset,
         base_model=base_model,
         parent=parent,
-        method=spec.method,
-        lora_rank=spec.lora.rank,
-        lora_alpha=spec.lora.alpha,
-        lora_dropout=spec.lora.dropout,
-        target_modules=modules
-        if modules == "all-linear"
-        else [name.strip() for name in modules.split(",") if name.strip()],
-        learning_rate=spec.optimizer.learning_rate,
-        schedule=spec.optimizer.schedule,
-        warmup_ratio=spec.optimizer.warmup_ratio,
-        tokens_per_step=spec.optimizer.tokens_per_step,
-        epochs=spec.optimizer.epochs,
-        max_steps=spec.optimizer.max_steps,
-        max_length=spec.sequence.max_length,
-        packing=spec.sequence.packing,
-        checkpoint_every=spec.checkpoint.every,
-        checkpoint_keep=spec.checkpoint.keep,
         checkpoint_uri=checkpoint_uri(spec.output, obj.namespace, obj.uid),
         adapter_uri=adapter_uri(spec.output),
-        workers=spec.workers,
         use_gpu=use_gpu,
-        seed=spec.seed,
+        **train_settings(spec),
     )
 
 
@@ -177,6 +179,34 @@ def shadow_job(
         margin=analysis.margin,
         tolerance=analysis.tolerance,
         alpha=analysis.alpha,
+    )
+
+
+def leak_suites(spec: TraceDatasetSpec) -> list[str]:
+    """Return the suites to keep out of the rows: those that are named, and the one that new versions are tried on."""
+    suites = [suite.uri for suite in spec.leaks.suites]
+    template = spec.on_new_version.eval_run if spec.on_new_version is not None else None
+    suite = (template or {}).get("suite")
+    uri = suite.get("uri") if isinstance(suite, dict) else None
+    if isinstance(uri, str) and uri.startswith(("s3://", "file://")):
+        suites.append(uri)
+    return _unique(suites)
+
+
+def _mixture(options: MixtureOptions | None) -> MixtureRule | None:
+    if options is None:
+        return None
+    return MixtureRule(
+        rows=options.rows,
+        max_repeats=options.max_repeats,
+        seed=options.seed,
+        tag_weights={each.name: each.weight for each in options.tag_weights},
+        buckets=[
+            MixtureBucket(
+                name=each.name, weight=each.weight, source_uri=each.source.uri if each.source is not None else None
+            )
+            for each in options.buckets
+        ],
     )
 
 

@@ -78,18 +78,27 @@ _LANGUAGES = {Kind.PYTHON: ("python", "py", "python3"), Kind.TYPESCRIPT: ("types
 class Critic:
     """Judges candidates."""
 
-    def __init__(self, runner: HarnessRunner | None = None) -> None:
-        """Prepare to judge; without a runner, tests are not run and `tests_pass` stays unknown."""
+    def __init__(
+        self, runner: HarnessRunner | None = None, *, languages: frozenset[str] = frozenset(_LANGUAGES)
+    ) -> None:
+        """Prepare to judge.
+
+        Args:
+            runner: runs candidates' tests; without one `tests_pass` stays unknown.
+            languages: programming languages that are parsed; in others `syntax_pass` stays unknown.
+        """
         self._runner = runner
+        self._languages = languages
         self._secrets = Redactor(PrivacyConfig(detectors=(DetectorName.SECRET, DetectorName.PRIVATE_KEY)))
 
     def judge(self, candidate: Candidate) -> Judgement:
         """The labels of one candidate and the reasons against it."""
         reasons: list[RejectReason] = []
         code = checks.code_of(candidate.response, _LANGUAGES[candidate.kind]) if candidate.kind.is_code else None
-        syntax, names = _parse(candidate.kind, code)
+        parsed = candidate.kind in self._languages
+        syntax, names = _parse(candidate.kind, code) if parsed else (None, set())
         tests = self._tests(candidate, code, syntax)
-        entry = None if candidate.entry_point is None or not candidate.kind.is_code else candidate.entry_point in names
+        entry = candidate.entry_point in names if parsed and candidate.entry_point is not None else None
         form = _format(candidate, code)
         clean = not checks.has_invalid_tokens(candidate.response)
         no_secret = not self._secrets.find(candidate.response)
@@ -126,10 +135,19 @@ class Critic:
         return self._runner.run(candidate.kind, code, candidate.tests)
 
 
-def accepted_row(candidate: Candidate) -> bytes:
-    """An accepted candidate as a supervised row, encoded, without line end.
+ACCEPTED_REASON = "critic_accepted"
+"""`label_reason` of rows that the critic accepted."""
+
+
+def accepted_row(candidate: Candidate, number: int = 0, reason: str = ACCEPTED_REASON) -> bytes:
+    """A candidate as a supervised row, encoded, without line end.
 
     A repair shows the failed answer and what was wrong with it in the prompt and teaches the correction only.
+
+    Args:
+        candidate: the candidate.
+        number: its line in its file, from 1; 0 where nobody counts.
+        reason: why it is learnt from.
     """
     prompt = candidate.prompt
     if candidate.repair is not None:
@@ -138,7 +156,9 @@ def accepted_row(candidate: Candidate) -> bytes:
     turns = [TurnRow("human", prompt), TurnRow("gpt", candidate.response)]
     if candidate.system:
         turns.insert(0, TurnRow("system", candidate.system))
-    metadata = {"source": "critic", "run_id": candidate.id, "label": "positive", "label_reason": "critic_accepted"}
+    source = "critic" if reason == ACCEPTED_REASON else reason
+    metadata: dict[str, str | int] = {"source": source, "run_id": candidate.id, "label": "positive"}
+    metadata |= {"label_reason": reason} | ({"step": number} if number else {})
     return ENCODER.encode({"conversations": turns, "metadata": metadata})
 
 
