@@ -12,7 +12,8 @@ from sluice_evaluator.statistics.sequential import Blocks, Floats
 
 TASKS, DISCORDANT = 164, 0.10
 STABLE_RATE, MARGIN = 0.03, 0.03
-BATCH = 100
+EXAMPLE_RATE = 38 / 1240
+BATCH = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,42 @@ def _ever_passes(drawn: Blocks) -> Floats:
     runs, events = np.cumsum(drawn.candidate_runs, -1), np.cumsum(drawn.candidate_events, -1)
     stable = np.cumsum(drawn.stable_events, -1) / np.cumsum(drawn.stable_runs, -1)
     return ((events / runs <= stable) & (runs >= 10)).any(axis=-1)
+
+
+def one_look(simulations: int, seed: int) -> Iterator[Row]:
+    """The seed's own example: 62 candidate steps beside 1,240 stable ones, looked at once."""
+    generator = np.random.default_rng(seed)
+    stable = generator.binomial(1240, EXAMPLE_RATE, simulations) / 1240
+    for what, ratio in (("equal candidate", 1.0), ("candidate with 2× the escalations", 2.0)):
+        candidate = generator.binomial(62, ratio * EXAMPLE_RATE, simulations) / 62
+        yield Row(
+            question=f"{what} passes one look at 62 steps", rule="seed: rate ≤ stable rate",
+            rate=float((candidate <= stable).mean()), simulations=simulations, bound=None,
+        )  # fmt: skip
+
+
+def whole_chain(simulations: int, seed: int, *, blocks: int = 400, share: float = 0.05) -> Iterator[Row]:
+    """Evaluation first, then a shadow arm that is looked at after every block: is an equal candidate promoted?
+
+    Sluice promotes what its comparison calls Better, at the level of the first candidate of a lineage, and what is
+    shown to be non-inferior afterwards. Harm that is shown in between would only lower its rate.
+    """
+    generator = np.random.default_rng(seed)
+    wins, losses = _discordant(generator, simulations, 0.5)
+    level = AlphaSpending(alpha=0.05).level(1)
+    better = (2 * _p_values(wins, losses) <= level) & (wins > losses)
+    config = SequentialConfig(margin=MARGIN)
+    threshold = math.log(config.threshold)
+    passed, safe = [], []
+    for drawn in _batches(simulations, seed + 1, blocks=blocks, share=share, candidate=STABLE_RATE):
+        passed.append(_ever_passes(drawn))
+        safe.append((log_safe(drawn, config) >= threshold).any(axis=-1))
+    question = f"equal candidate is promoted by the whole chain, looked at after every block, share {share:.0%}"
+    for rule, promoted, bound in (
+        ("seed: losses ≤ wins, then rate ≤ stable rate", (wins >= losses) & np.concatenate(passed), None),
+        ("Sluice: Better, then non-inferior", better & np.concatenate(safe), 0.05),
+    ):
+        yield Row(question=question, rule=rule, rate=float(promoted.mean()), simulations=simulations, bound=bound)
 
 
 def _batches(simulations: int, seed: int, *, blocks: int, share: float, candidate: float) -> Iterator[Blocks]:

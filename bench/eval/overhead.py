@@ -1,12 +1,14 @@
 """What the harness costs a sample when the model answers at once."""
 
 import asyncio
+import json
 import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
+import aiohttp
 from aiohttp import web
 
 from sluice_api.contracts.evaluation import EvalTask, Outcome
@@ -72,11 +74,27 @@ async def over_http(url: str, samples: int, concurrency: int) -> float:
         return await _timed(PredictRunner(client, url), samples, concurrency)
 
 
+async def bare_client(url: str, samples: int, concurrency: int) -> float:
+    """Seconds a request of the HTTP client alone: what no harness on it can go below."""
+    left = iter(range(samples))
+
+    async def work(client: aiohttp.ClientSession) -> None:
+        for number in left:
+            async with client.post(url + "/v1/predict", json={"task_id": str(number)}) as response:
+                json.loads(await response.read())
+
+    async with http_client(concurrency=concurrency, timeout_s=60) as client:
+        started = time.perf_counter()
+        await asyncio.gather(*(work(client) for _ in range(concurrency)))
+        return (time.perf_counter() - started) / samples
+
+
 def measure(samples: int, concurrency: int, rounds: int) -> dict[str, float]:
     """Best of some rounds, seconds a sample: the least disturbed one."""
     with stub_server() as url:
         return {
             "in process": min(asyncio.run(in_process(samples, concurrency)) for _ in range(rounds)),
             "loopback HTTP": min(asyncio.run(over_http(url, samples, concurrency)) for _ in range(rounds)),
+            "bare client": min(asyncio.run(bare_client(url, samples, concurrency)) for _ in range(rounds)),
             "loopback HTTP, one at a time": min(asyncio.run(over_http(url, samples // 4, 1)) for _ in range(rounds)),
         }

@@ -35,8 +35,8 @@ def rows(simulations: int, seed: int, *, blocks: int = 1200) -> Iterator[PowerRo
         )
         generator = np.random.default_rng(seed + 1)
         first = []
-        for start in range(0, simulations, 100):
-            count = min(100, simulations - start)
+        for start in range(0, simulations, 50):
+            count = min(50, simulations - start)
             drawn = simulate_blocks(
                 generator, simulations=count, blocks=blocks, share=share, candidate=candidate, stable=STABLE_RATE
             )

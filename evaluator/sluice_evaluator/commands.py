@@ -128,7 +128,9 @@ def compare_reports(args: argparse.Namespace) -> int:
     baseline = parse_report(_read(args.baseline, "--baseline"), args.baseline)
     candidate = parse_report(_read(args.candidate, "--candidate"), args.candidate)
     alpha = AlphaSpending(alpha=args.alpha).level(args.lineage_index) if args.lineage_index else args.alpha
-    config = CompareConfig(alpha=alpha, equivalence_margin=args.margin, most_infra=args.max_infra)
+    config = CompareConfig(
+        alpha=alpha, equivalence_margin=args.margin, most_infra=args.max_infra, need_digests=args.strict
+    )
     report = compare(baseline, candidate, config)
     document, text = report.model_dump(mode="json"), describe(report)
     accepted = True
@@ -207,6 +209,27 @@ def _parse_metrics(entries: list[str]) -> dict[str, float] | str:
     return metrics
 
 
+def _parse_thresholds(text: str) -> dict[str, float]:
+    """Parse gate to threshold: a JSON object, or a file that holds one.
+
+    Raises:
+        InputError: it is neither, or a threshold is no number.
+    """
+    if not text:
+        return {}
+    if text.lstrip().startswith("{"):
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"--thresholds is not JSON: {error}") from error
+    else:
+        document = _read_object(text, "--thresholds")
+    for name, value in document.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"--thresholds: {name} must be a number, got {json.dumps(value)}")
+    return {name: float(value) for name, value in document.items()}
+
+
 def make_scorecard(args: argparse.Namespace) -> int:
     """Carry out `sluice scorecard`."""
     from datetime import UTC, datetime
@@ -231,12 +254,12 @@ def make_scorecard(args: argparse.Namespace) -> int:
     )
     if args.eval_report and evidence.eval_report is None:
         raise InputError(f"--eval-report {args.eval_report} is not an evaluation report: it has no `pass_rate`")
-    thresholds = _read_object(args.thresholds, "--thresholds") if args.thresholds else {}
+    thresholds = _parse_thresholds(args.thresholds)
     now = datetime.now(UTC)
     scorecard = judge_evidence(
         evidence,
         tier=args.tier,
-        thresholds=with_overrides(Tier(args.tier), {name: float(value) for name, value in thresholds.items()}),
+        thresholds=with_overrides(Tier(args.tier), thresholds),
         overrides={name: Measurement(value=value, source=f"{OVERRIDE}--metric") for name, value in metrics.items()},
         required_gates=args.require,
         candidate_digest=args.candidate_digest,
@@ -325,7 +348,7 @@ def _add_scorecard(subparsers: Any) -> None:
     parser.add_argument(
         "--metric", action="append", default=[], metavar="NAME=VALUE", help="value that wins; repeatable"
     )
-    parser.add_argument("--thresholds", default="", help="JSON object: gate to threshold, in place of the tier's")
+    parser.add_argument("--thresholds", default="", help="JSON object, or a file with one: gate to threshold")
     parser.add_argument("--require", action="append", default=[], metavar="GATE", help="missing is no pass; repeatable")
     parser.add_argument("--candidate-digest", default="", help="refuse evidence about other weights than these")
     parser.add_argument("--html", default="", help="file for a page with the gates and their intervals")

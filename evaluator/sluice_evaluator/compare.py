@@ -30,6 +30,8 @@ class CompareConfig:
     """A difference whose interval lies within plus or minus this much is Equivalent."""
     most_infra: float = 0.1
     """Largest share of the tasks in both reports that may be left out because a side could not be judged."""
+    need_digests: bool = False
+    """Refuse a report that does not say which tasks or which harness it was made with; the seed's never do."""
 
     def __post_init__(self) -> None:
         for name in ("alpha", "equivalence_margin"):
@@ -39,9 +41,15 @@ class CompareConfig:
             raise ValueError(f"most_infra must lie between 0 and 1, got {self.most_infra}")
 
 
-def _check_comparable(baseline: EvalReport, candidate: EvalReport) -> None:
+def _check_comparable(baseline: EvalReport, candidate: EvalReport, *, need_digests: bool) -> None:
     for field, what in (("suite_digest", "tasks"), ("harness_digest", "harness")):
         ours, theirs = getattr(candidate, field), getattr(baseline, field)
+        if need_digests and not (ours and theirs):
+            side = "candidate" if not ours else "baseline"
+            raise IncomparableError(
+                f"the {side} report does not say which {what} it was made with ({field} is empty): run it again with "
+                "this evaluator"
+            )
         if ours and theirs and ours != theirs:
             raise IncomparableError(
                 f"the reports were made with different {what} ({field}: baseline {theirs[:19]}…, candidate "
@@ -113,7 +121,7 @@ def compare(baseline: EvalReport, candidate: EvalReport, config: CompareConfig |
         IncomparableError: different tasks or harness, no common task, or too many that could not be judged.
     """
     settings = config or CompareConfig()
-    _check_comparable(baseline, candidate)
+    _check_comparable(baseline, candidate, need_digests=settings.need_digests)
     pairs = _pair(baseline, candidate)
     shared = len(pairs.ids) + pairs.infra
     if not pairs.ids:

@@ -4,6 +4,7 @@ A key covers everything that decides an outcome: the weights' digest, the task w
 with its sampling, the harness, and the repeat. Tasks that could not be judged are never kept.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -41,8 +42,8 @@ class Journal(Protocol):
         """Give the result under a key, if there is one."""
         ...
 
-    def put(self, key: str, result: TaskResult) -> None:
-        """Keep a result."""
+    async def put(self, key: str, result: TaskResult) -> None:
+        """Keep a result; once this returns, no crash can lose it."""
         ...
 
 
@@ -53,7 +54,7 @@ class NoJournal:
         """Give None."""
         return None
 
-    def put(self, key: str, result: TaskResult) -> None:
+    async def put(self, key: str, result: TaskResult) -> None:
         """Do nothing."""
 
 
@@ -94,13 +95,14 @@ class FileJournal:
         """Give the result under a key, if there is one."""
         return self._results.get(key)
 
-    def put(self, key: str, result: TaskResult) -> None:
-        """Append a result."""
+    async def put(self, key: str, result: TaskResult) -> None:
+        """Append a result and wait until it is on the disk; other tasks go on meanwhile."""
         self._results[key] = result
         line = json.dumps({"key": key, "result": result.model_dump(mode="json")}, ensure_ascii=False)
+        # one write a line, so that results that end together do not mix
         self._file.write(line.encode() + b"\n")
         self._file.flush()
-        os.fdatasync(self._file.fileno())
+        await asyncio.to_thread(os.fdatasync, self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -110,10 +112,10 @@ class FileJournal:
 class StoreJournal:
     """One object a result below a run-scoped prefix: every attempt of a job goes on where the last one was killed.
 
-    Results are written by threads while the next tasks run; a crash repeats the few that were still on their way.
+    A task is done once its result is written; a crash repeats the few that were still on their way.
     """
 
-    def __init__(self, store: Store, prefix: str, *, writers: int = 4) -> None:
+    def __init__(self, store: Store, prefix: str, *, writers: int = 8) -> None:
         """Load what earlier attempts have judged; objects that cannot be read cost one repetition of their task.
 
         Raises:
@@ -145,10 +147,13 @@ class StoreJournal:
         """Give the result under a key, if there is one."""
         return self._results.get(key)
 
-    def put(self, key: str, result: TaskResult) -> None:
-        """Keep a result; it is written soon."""
+    async def put(self, key: str, result: TaskResult) -> None:
+        """Write a result and wait until it is there; other tasks go on meanwhile.
+
+        One that cannot be written is not lost for this run, only for a later attempt.
+        """
         self._results[key] = result
-        self._pool.submit(self._write, key, result)
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._write, key, result)
 
     def _write(self, key: str, result: TaskResult) -> None:
         try:

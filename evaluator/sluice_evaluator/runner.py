@@ -194,7 +194,7 @@ async def _work(run: _Run, units: Sequence[_Unit], position: list[int]) -> None:
         if result is None:
             result = await _run_task(run, unit.arm, unit.task)
             if not result.infra_error:
-                run.journal.put(key, result)
+                await run.journal.put(key, result)
         run.results[unit.side, unit.index, unit.repeat] = result
         run.done += 1
         if result.infra_error:

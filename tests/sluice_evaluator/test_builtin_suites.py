@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sluice_api.contracts.evaluation import Criterion, Outcome
+from sluice_api.contracts.suites import ALIASES, BUILTIN_SUITES, builtin_digest
 from sluice_evaluator.builtin import SUITES, builtin_suite, load, preflight
 from sluice_evaluator.builtin.benchmarks import humaneval_rows, mbpp_rows
 from sluice_evaluator.criteria import check
@@ -30,6 +31,13 @@ def test_every_reference_answer_passes(name: str) -> None:
     assert len(found.tasks) == len(suite.tasks) >= 4
     assert found.digest == preflight(builtin_suite(name)).digest
     assert suite.purpose
+
+
+def test_the_operator_pins_the_very_suites_that_are_made_here() -> None:
+    made = {name: load(f"builtin:{name}").digest for name in (*SUITES, *ALIASES)}
+    assert made == BUILTIN_SUITES
+    assert builtin_digest("builtin:humaneval") == made["humaneval-format"]
+    assert builtin_digest("s3://suites/smoke-8") is None
 
 
 def test_the_smoke_suite_says_that_it_is_a_tripwire() -> None:

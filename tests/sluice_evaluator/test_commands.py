@@ -83,6 +83,8 @@ def test_run_names_malformed_tasks_and_resumes(tmp_path: Path, capsys) -> None:
 
 # eval compare
 
+SAME = {"suite_digest": "sha256:tasks", "harness_digest": "sha256:harness"}
+
 
 @pytest.mark.parametrize(
     ("baseline", "candidate", "code", "strict"),
@@ -98,8 +100,8 @@ def test_compare_exits_1_iff_losses_exceed_wins(
     tmp_path: Path, baseline: list, candidate: list, code: int, strict: int
 ) -> None:
     arguments = (
-        "--baseline", write(tmp_path / "b.json", report(baseline)),
-        "--candidate", write(tmp_path / "c.json", report(candidate)),
+        "--baseline", write(tmp_path / "b.json", report(baseline, **SAME)),
+        "--candidate", write(tmp_path / "c.json", report(candidate, **SAME)),
     )  # fmt: skip
     output = tmp_path / "out" / "compare.json"
     assert sluice("eval", "compare", *arguments, "--output", str(output)) == code
@@ -118,6 +120,10 @@ def test_compare_without_common_tasks_or_suites_is_2(tmp_path: Path, capsys) -> 
     for path, message in ((other, "no task in common"), (suite, "different tasks"), ("nope.json", "does not exist")):
         assert sluice("eval", "compare", "--baseline", path, "--candidate", ours) == 2
         assert message in capsys.readouterr().err
+    unknown = write(tmp_path / "u.json", report([True]))
+    assert sluice("eval", "compare", "--baseline", unknown, "--candidate", unknown) == 0
+    assert sluice("eval", "compare", "--baseline", unknown, "--candidate", unknown, "--strict") == 2
+    assert "does not say which tasks" in capsys.readouterr().err
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     assert sluice("eval", "compare", "--baseline", str(broken), "--candidate", ours) == 2
@@ -266,8 +272,28 @@ def test_scorecard_refuses_unknown_tiers_and_what_is_no_report(tmp_path: Path, c
     assert "is not an evaluation report" in capsys.readouterr().err
     assert sluice("scorecard", "--shadow-summary", empty) == 2
     assert sluice("scorecard", "--eval-report", write(tmp_path / "list.json", [1])) == 2
-    thresholds = write(tmp_path / "thresholds.json", {"task_pass_rate": 0.9})
-    assert sluice("scorecard", "--thresholds", thresholds, "--metric", "task_pass_rate=0.8") == 1
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize(
+    ("thresholds", "code", "message"),
+    [
+        ('{"task_pass_rate": 0.9}', 1, ""),
+        ('{"task_pass_rate": 0.8}', 0, ""),
+        ('{"task_pass_rate": [1]}', 2, "task_pass_rate must be a number, got [1]"),
+        ('{"task_pass_rate": true}', 2, "task_pass_rate must be a number, got true"),
+        ('{"task_pass_rate": "0.8"}', 2, "must be a number"),
+        ('{"x": [1]}', 2, "x must be a number"),
+        ('{"pass_rate": 0.8}', 2, "unknown gate 'pass_rate'"),
+        ('{"task_pass_rate": 7}', 2, "task_pass_rate cannot be 7"),
+        ('{"task_pass_rate": ', 2, "not JSON"),
+    ],
+)
+def test_thresholds_are_checked(tmp_path: Path, thresholds: str, code: int, message: str, inline: bool, capsys) -> None:
+    (tmp_path / "thresholds.json").write_text(thresholds)
+    given = thresholds if inline else str(tmp_path / "thresholds.json")
+    assert sluice("scorecard", "--thresholds", given, "--metric", "task_pass_rate=0.8") == code
+    assert message in capsys.readouterr().err
 
 
 def test_strict_passes_when_every_gate_does(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_the_history_of_a_store_keeps_every_writer_and_each_card_once(tmp_path: 
     uri = (tmp_path / "SCORECARD_HISTORY.jsonl").as_uri()
     entries = [history_entry(evaluate(), timestamp=START, commit_sha="", owner=f"ns/card-{i}/uid") for i in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda entry: append_history(open_store(uri), uri, entry), entries * 2))
+        list(pool.map(lambda entry: append_history(open_store(uri), uri, lambda _: entry), entries * 2))
     lines = [json.loads(line) for line in (tmp_path / "SCORECARD_HISTORY.jsonl").read_text().splitlines()]
     assert sorted(line["owner"] for line in lines) == [f"ns/card-{i}/uid" for i in range(8)]
 

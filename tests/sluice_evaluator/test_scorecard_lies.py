@@ -2,10 +2,11 @@
 
 import pytest
 
+from evaluation_factory import trace, write_traces
 from sluice_api.contracts.evaluation import EvalReport
 from sluice_api.contracts.scorecard import GateName, GateVerdict, ScorecardVerdict
 from sluice_api.contracts.shadow import ShadowSummary
-from sluice_evaluator.scorecard.card import judge_evidence
+from sluice_evaluator.scorecard.card import evaluate, judge_evidence
 from sluice_evaluator.scorecard.evidence import Evidence
 
 DIGEST = "sha256:" + "a" * 64
@@ -67,3 +68,27 @@ def test_labels_of_nobody_in_particular_pass_nothing_for_a_named_candidate():
     assert bound.metadata["label_step_count"] == 1000
     by_hand = judge_evidence(evidence, required_gates=required)
     assert gate(by_hand, GateName.LOOP_RATE_MAX).verdict == GateVerdict.PASS
+
+
+def test_labels_that_the_ladder_does_not_know_may_fail_and_never_pass():
+    known = judge_evidence(Evidence(label_reasons={"gate_verify_pass": 999, "escalation": 1}))
+    assert gate(known, GateName.LOOP_RATE_MAX).verdict == GateVerdict.PASS
+    odd = gate(judge_evidence(Evidence(label_reasons={"gate_verify_pass": 999, "fine": 1})), GateName.LOOP_RATE_MAX)
+    assert (odd.verdict, odd.value) == (GateVerdict.MISSING, 0.001)
+    assert "1 of 1000 steps have a label that the ladder does not know" in odd.detail
+    worse = judge_evidence(Evidence(label_reasons={"gate_verify_pass": 500, "fine": 500}))
+    assert gate(worse, GateName.LOOP_RATE_MAX).verdict == GateVerdict.FAIL
+
+
+def test_a_damaged_folder_of_labels_may_fail_and_never_pass(tmp_path):
+    write_traces(tmp_path, [trace("good", "candidate", steps=100)])
+    assert gate(evaluate(labelled_traces_dir=tmp_path), GateName.LOOP_RATE_MAX).verdict == GateVerdict.PASS
+    (tmp_path / "acme" / "torn.json").write_text('{"steps": [')
+    card = evaluate(labelled_traces_dir=tmp_path, required_gates=["loop_rate_max"])
+    for name in (GateName.LOOP_RATE_MAX, GateName.FORBIDDEN_REGION_AVOIDANCE):
+        assert gate(card, name).verdict == GateVerdict.MISSING
+        assert "1 of 2 files are no trace, the first: acme/torn.json" in gate(card, name).detail
+    assert card.verdict == ScorecardVerdict.INCONCLUSIVE
+    assert "torn.json" in card.metadata["label_doubt"]
+    write_traces(tmp_path, [trace("bad", "candidate", steps=100, escalations=50)])
+    assert gate(evaluate(labelled_traces_dir=tmp_path), GateName.LOOP_RATE_MAX).verdict == GateVerdict.FAIL

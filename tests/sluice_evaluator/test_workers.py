@@ -27,7 +27,8 @@ from sluice_api.contracts.jobs import (
 )
 from sluice_api.contracts.scorecard import GateVerdict, Scorecard, ScorecardVerdict
 from sluice_api.contracts.shadow import ShadowSummary, ShadowVerdict
-from sluice_artifacts import publish, publish_document, read_document
+from sluice_api.contracts.suites import BUILTIN_SUITES
+from sluice_artifacts import digest_bytes, publish, publish_document, read_document
 from sluice_artifacts.reporting import Reporter, WorkerError, run_worker
 from sluice_evaluator.workers import eval as eval_worker
 from sluice_evaluator.workers import scorecard as scorecard_worker
@@ -117,6 +118,47 @@ def test_an_endpoint_is_asked_directly_and_an_earlier_report_compared_with(tmp_p
         wrong = wrong.model_copy(update={"candidate": target.model_copy(update={"endpoint_url": server.url})})
         with pytest.raises(WorkerError, match="different tasks") as caught:
             eval_worker.run(wrong, Reporter(wrong))
+    assert caught.value.failure_class == FailureClass.DATA
+
+
+def test_the_pinned_suite_alone_is_run_and_what_was_read_is_reported(tmp_path: Path) -> None:
+    with AgentServer(by_weights) as server:
+        job = eval_job(tmp_path, agent_url=server.url)
+        pinned = digest_bytes((tmp_path / "suite.json").read_bytes())
+        output = eval_worker.run(job.model_copy(update={"suite_digest": pinned}), Reporter(job))
+        assert (output.suite_digest, output.baseline_digest) == (pinned, STABLE)
+        assert output.harness_digest == read_document(output.report, EvalReport).harness_digest
+        asked = sum(server.calls.values())
+        other = job.model_copy(update={"suite_digest": STABLE})
+        with pytest.raises(WorkerError, match="create a new EvalRun") as caught:
+            eval_worker.run(other, Reporter(other))
+        assert caught.value.failure_class == FailureClass.DATA
+        assert sum(server.calls.values()) == asked
+
+
+def test_a_built_in_suite_is_run_by_name_and_pinned_by_its_tasks(tmp_path: Path) -> None:
+    with AgentServer(lambda body, call: {"success": True, "output": "Paris"}) as server:
+        target = EvalTarget(name="candidate", digest=CANDIDATE, endpoint_url=server.url)
+        pins = {"suite_uri": "builtin:chat-format", "suite_digest": BUILTIN_SUITES["chat-format"]}
+        job = eval_job(tmp_path, candidate=target, baseline=None, **pins)
+        output = eval_worker.run(job, Reporter(job))
+        assert (output.summary.tasks, output.suite_digest) == (4, BUILTIN_SUITES["chat-format"])
+        skewed = job.model_copy(update={"suite_digest": STABLE})
+        with pytest.raises(WorkerError, match="deploy both from one release"):
+            eval_worker.run(skewed, Reporter(skewed))
+
+
+def test_a_suite_whose_reference_answer_fails_is_not_run(tmp_path: Path) -> None:
+    row = {
+        "task_id": 1, "text": "Add.", "code": "def add(a, b):\n    return a - b\n",
+        "test_list": ["assert add(1, 2) == 3"],
+    }  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with AgentServer(by_weights) as server:
+        job = eval_job(tmp_path, agent_url=server.url, suite_uri=(tmp_path / "rows.jsonl").as_uri())
+        with pytest.raises(WorkerError, match="mbpp/1: the reference answer fails: case 0: a wrong value") as caught:
+            eval_worker.run(job, Reporter(job))
+        assert not server.calls
     assert caught.value.failure_class == FailureClass.DATA
 
 

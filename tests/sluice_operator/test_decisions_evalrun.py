@@ -5,6 +5,7 @@ import pytest
 from decisionworld import DecisionWorld, channel, digest
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.jobs import EvalComparison, EvalOutput, EvalSummary, FailureClass
+from sluice_api.contracts.suites import BUILTIN_SUITES
 from sluice_operator.decisions.base import Backend, JobState, Profile
 
 KIND, NAME = "EvalRun", "agent-e1"
@@ -32,11 +33,18 @@ def world() -> DecisionWorld:
     return world
 
 
-def output(candidate: str = CANDIDATE, *, comparison: bool = True) -> EvalOutput:
+def output(candidate: str = CANDIDATE, *, comparison: bool = True, **other) -> EvalOutput:
     ref = ArtifactRef(uri=f"{ROOT}reports/r.json", digest=digest("4e"))
     summary = EvalSummary(tasks=164, passed=101, failed=60, errored=3, pass_rate=0.627, interval=(0.55, 0.7))
     compared = EvalComparison(
-        common=160, wins=21, losses=4, win_rate=0.84, p_value=0.0009, minimum_detectable_effect=0.07, verdict="Better"
+        common=160,
+        wins=21,
+        losses=4,
+        win_rate=0.84,
+        p_value=0.0009,
+        minimum_detectable_effect=0.07,
+        interval=(0.04, 0.17),
+        verdict=other.pop("verdict", "Better"),
     )
     return EvalOutput(
         report=ref,
@@ -46,6 +54,7 @@ def output(candidate: str = CANDIDATE, *, comparison: bool = True) -> EvalOutput
         baseline_summary=summary,
         comparison=compared if comparison else None,
         candidate_digest=candidate,
+        **{"baseline_digest": STABLE, "suite_digest": SUITE, **other},
     )
 
 
@@ -66,6 +75,7 @@ def test_the_whole_way(world):
     assert (asked.suite_uri, asked.task_timeout_s, asked.concurrency) == (URI, 600.0, 16)
     inputs = {"candidate": CANDIDATE, "baseline": STABLE, "suite": SUITE}
     assert world.status(KIND, NAME)["inputs"] == inputs
+    assert asked.suite_digest == SUITE
     world.succeed(job, output())
     world.settle(KIND, NAME)
     status = world.status(KIND, NAME)
@@ -134,13 +144,57 @@ def test_an_endpoint_and_an_agent_with_tokens(world):
     assert (asked.agent_url, asked.agent_token_env) == ("http://agent", "TOKEN")
 
 
-@pytest.mark.parametrize("candidate", [STABLE, ""])
-def test_a_report_about_other_weights_is_refused(world, candidate):
-    world.succeed(submitted(world), output(candidate))
+@pytest.mark.parametrize("other", [STABLE, ""])
+@pytest.mark.parametrize("what", ["candidate", "baseline", "suite"])
+def test_a_report_about_something_else_is_refused(world, what, other):
+    found = output(other) if what == "candidate" else output(**{f"{what}_digest": other.replace("5", "6")})
+    world.succeed(submitted(world), found)
     world.settle(KIND, NAME)
     status = world.status(KIND, NAME)
     assert (status["phase"], status["reason"]) == ("Failed", "ResultMismatch")
+    assert f"the report is about {what}" in status["message"]
+    assert "look for who changed" in status["message"]
     assert "report" not in status
+
+
+def test_a_later_attempt_is_given_what_the_first_one_judged(world):
+    first = submitted(world)
+    world.fail(first, FailureClass.NODE_LOST, "the node is gone")
+    world.settle(KIND, NAME)
+    world.pass_time(minutes=1)
+    second = submitted(world)
+    assert second != first
+    places = {world.inputs[job].cache_uri for job in (first, second)}
+    uid = world.objects[KIND, NAME]["metadata"]["uid"]
+    assert places == {f"{ROOT}runs/shop/{uid}/cache/"}
+    assert world.inputs[first].output_uri != world.inputs[second].output_uri
+
+
+@pytest.mark.parametrize("name", ["smoke-8", "json-calls", "unified-diff", "shell", "humaneval", "mbpp"])
+def test_a_built_in_suite_is_pinned_without_being_read(world, name):
+    world.edit(KIND, NAME, suite={"uri": f"builtin:{name}"})
+    job = submitted(world)
+    asked = world.inputs[job]
+    assert (asked.suite_uri, asked.suite_digest) == (f"builtin:{name}", BUILTIN_SUITES[name])
+    world.succeed(job, output(suite_digest=BUILTIN_SUITES[name]))
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["phase"] == "Succeeded"
+
+
+def test_a_suite_of_another_release_is_refused(world):
+    world.edit(KIND, NAME, suite={"uri": "builtin:smoke-8"})
+    world.succeed(submitted(world), output(suite_digest=BUILTIN_SUITES["shell"]))
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["reason"] == "ResultMismatch"
+
+
+def test_an_undecided_comparison_says_what_it_could_have_shown(world):
+    world.succeed(submitted(world), output(verdict="Inconclusive"))
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert status["comparison"]["interval"] == [0.04, 0.17]
+    assert "Inconclusive against the baseline: 21 wins, 4 losses over 160 common tasks" in status["message"]
+    assert "could show a difference of 7.0%, not less" in status["message"]
 
 
 def test_a_result_without_the_comparison_is_refused(world):

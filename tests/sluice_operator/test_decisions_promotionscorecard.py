@@ -4,7 +4,7 @@ import pytest
 
 from decisionworld import DecisionWorld, digest
 from sluice_api.contracts.base import ArtifactRef
-from sluice_api.contracts.jobs import FailureClass, ScorecardOutput
+from sluice_api.contracts.jobs import ComparisonRecord, FailureClass, ScorecardOutput
 from sluice_api.contracts.scorecard import Direction, GateName, GateResult, GateVerdict, ScorecardVerdict
 
 KIND, NAME = "PromotionScorecard", "agent-offline"
@@ -69,7 +69,7 @@ def output(verdict: ScorecardVerdict) -> ScorecardOutput:
     ("verdict", "phase", "reason", "passed", "words"),
     [
         (ScorecardVerdict.PASS, "Passed", "GatesPassed", "True", "Pass: 1 of 2 gates passed; missing loop_rate_max"),
-        (ScorecardVerdict.FAIL, "Refused", "GatesFailed", "False", "task_pass_rate 0.5 Fail (asked ≥ 0.55)"),
+        (ScorecardVerdict.FAIL, "Refused", "GatesFailed", "False", "task_pass_rate 0.5 Fail (asked ≥ 0.55, n 100)"),
         (ScorecardVerdict.INCONCLUSIVE, "Inconclusive", "GatesInconclusive", "False", "0.5 Inconclusive"),
     ],
 )
@@ -85,6 +85,9 @@ def test_the_whole_way_and_its_expiry(world, verdict, phase, reason, passed, wor
     assert (asked.required_gates, asked.thresholds) == (["task_pass_rate"], {"task_pass_rate": 0.6})
     assert asked.now == "2026-11-21T12:00:00Z"
     assert asked.scorecard_uri == f"{ROOT}scorecards/shop-{CANDIDATE[7:19]}/"
+    assert asked.history_uri == f"{ROOT}scorecards/shop-SCORECARD_HISTORY.jsonl"
+    assert (asked.comparison_require, asked.comparison_alpha, asked.valid_for_s) == ("Better", 0.05, 86400.0)
+    assert asked.threshold_authors == {"task_pass_rate": "policy"}
     world.pass_time(minutes=3)
     world.succeed(job, output(verdict))
     world.settle(KIND, NAME)
@@ -100,6 +103,25 @@ def test_the_whole_way_and_its_expiry(world, verdict, phase, reason, passed, wor
     status = world.status(KIND, NAME)
     assert (status["phase"], status["verdict"]) == ("Expired", verdict.value)
     assert world.condition(KIND, NAME, "Passed") == ("False", "Expired")
+
+
+def test_the_comparison_is_shown_with_what_is_left_of_the_budget(world):
+    world.edit(KIND, NAME, comparison={"require": "Better", "alpha": 0.1})
+    world.settle(KIND, NAME)
+    job = world.newest_job(KIND, NAME)
+    assert (world.inputs[job].comparison_require, world.inputs[job].comparison_alpha) == ("Better", 0.1)
+    record = ComparisonRecord(verdict="Inconclusive", p_value=0.04, level=0.015, candidate=2, budget=0.1, spent=0.076)
+    judged = output(ScorecardVerdict.INCONCLUSIVE).model_copy(update={"comparison": record})
+    world.succeed(job, judged)
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert (status["phase"], status["verdict"]) == ("Inconclusive", "Inconclusive")
+    assert (status["comparison"]["verdict"], status["comparison"]["candidate"]) == ("Inconclusive", 2)
+    assert (
+        "comparison with the champion Inconclusive (p 0.04 at level 0.015, candidate 2 of its budget, "
+        "0.076 of 0.1 spent)"
+    ) in status["message"]
+    assert world.condition(KIND, NAME, "Passed")[0] == "False"
 
 
 @pytest.mark.parametrize("judged", [OTHER, None])

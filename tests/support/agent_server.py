@@ -22,6 +22,7 @@ class AgentServer:
         self.latency_s = latency_s
         self.retry_after = retry_after
         self.calls: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
         self.requests: list[tuple[dict[str, Any], dict[str, str]]] = []
         self.in_flight = 0
         self.most_in_flight = 0
@@ -40,7 +41,10 @@ class AgentServer:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await asyncio.sleep(self.latency_s)
-            return await self._answer(request, self.reply(body, self.calls[name]))
+            reply = self.reply(body, self.calls[name])
+            if not isinstance(reply, str):
+                self.answered[name] += 1
+            return await self._answer(request, reply)
         finally:
             self.in_flight -= 1
 

@@ -93,6 +93,8 @@ def evaluate(job: EvalJob, reporter) -> EvalOutput:
         baseline_report=report if comparison else None,
         comparison=comparison,
         candidate_digest=digest,
+        baseline_digest=job.baseline.digest if job.baseline is not None else "",
+        suite_digest=job.suite_digest,
     )
 
 

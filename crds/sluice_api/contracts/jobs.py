@@ -400,7 +400,10 @@ class ShadowJob(JobBase):
     now: str
     """Instant of the analysis, from the operator's clock: decides maturity, so that a repeated job agrees."""
     rollout: str
-    """UID of the rollout whose assignments count."""
+    """UID of the rollout whose assignments count. Empty behind a gateway, where agents know no rollout: weights and
+    instants bind the evidence then."""
+    paired: bool = False
+    """Compare what both arms made of the same mirrored requests, pair by pair, instead of two arms of users."""
     candidate_digest: Digest
     """Weights of the candidate arm."""
     stable_digest: Digest
@@ -416,7 +419,9 @@ class ShadowJob(JobBase):
     tolerance: float = 0.0
     """Allowed excess of the step escalation rate (tolerance)."""
     alpha: float = 0.05
-    """Error level of each sequential test."""
+    """Error level of the test for non-inferiority, and of the one for harm where `harm_alpha` is None."""
+    harm_alpha: float | None = None
+    """Error level of this step's test for harm: its part of what the whole rollout may spend."""
 
 
 class MetricOverride(Contract):

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from sluice_api.contracts.suites import BUILTIN_PREFIX, BUILTIN_SUITES
 from sluice_api.v1alpha1.common import (
     AGE,
     MESSAGE,
@@ -69,11 +70,19 @@ class ModelTarget(ApiModel):
     }
 
 
+SuiteUri = Annotated[
+    str,
+    StringConstraints(pattern=rf"^({BUILTIN_PREFIX}({'|'.join(BUILTIN_SUITES)})|(s3|file)://.+)$", max_length=1024),
+]
+"""A file of tasks in artifact storage, or the name of a built-in suite."""
+
+
 class Suite(ApiModel):
     """The tasks."""
 
-    uri: StorageUri
-    """JSON file of tasks; its digest is pinned at start."""
+    uri: SuiteUri
+    """JSON file of tasks, `.jsonl` file of HumanEval or MBPP rows, or built-in suite such as `builtin:smoke-8`. The
+    digest is pinned at start; a suite whose own reference answers fail does not run."""
 
 
 class AgentService(ApiModel):
@@ -178,6 +187,8 @@ class ComparisonStatus(StatusModel):
     """Exact two-sided McNemar test."""
     minimum_detectable_effect: float
     """Smallest difference in pass rate that the common tasks could show."""
+    interval: list[float] | None = Field(default=None, max_length=2)
+    """95 % interval of the paired difference in pass rate."""
     verdict: Literal["Better", "Worse", "Equivalent", "Inconclusive"]
     """What the evidence shows."""
 
@@ -190,7 +201,7 @@ class EvalInputs(StatusModel):
     baseline: DigestString | None = None
     """Weights of the baseline."""
     suite: DigestString | None = None
-    """Tasks."""
+    """Suite: of the file's bytes, or of a built-in suite's tasks."""
 
 
 class EvalRunStatus(BaseStatus):

@@ -72,10 +72,20 @@ class ShadowEvidence(ApiModel):
 
 
 class LabelledEvidence(ApiModel):
-    """Labelled traces that feed the labeller's gates."""
+    """Labelled traces, recorded in the scorecard and never judged: a dataset does not say whose steps it holds."""
 
     dataset_ref: LocalRef
     """TraceDataset; its newest version at start."""
+
+
+class ComparisonRule(ApiModel):
+    """What the comparison with the champion must show, where the EvalRun has one, and the error budget behind it."""
+
+    require: Literal["Better", "NotWorse"] = "Better"
+    """`Better`: anything less than shown to be better is no Pass. `NotWorse`: only what is shown to be worse fails."""
+    alpha: float = Field(default=0.05, ge=0.0001, le=0.5)
+    """Chance that any candidate is ever called better than one champion without being so. The k-th candidate that is
+    compared with a champion is judged at `alpha * 6 / (pi * k)^2`, counted in the history."""
 
 
 class MetricValueSpec(ApiModel):
@@ -112,7 +122,9 @@ class PromotionScorecardSpec(ApiModel):
     shadow: ShadowEvidence | None = None
     """Shadow evidence; absent for the offline scorecard."""
     labelled_traces: LabelledEvidence | None = None
-    """Labelled traces as evidence."""
+    """Labelled traces for the record."""
+    comparison: ComparisonRule = ComparisonRule()
+    """What the comparison with the champion must show."""
     required_gates: list[GATE_NAMES] = Field(default=["task_pass_rate"], min_length=1, max_length=9)
     """Gates whose absence is not a pass; the others, when missing, are shown as Missing and do not count."""
     metrics: list[MetricValueSpec] = Field(default_factory=list, max_length=9)
@@ -154,6 +166,25 @@ class GateStatus(StatusModel):
     """Digest of the evidence."""
     note: Text = ""
     """Remark."""
+    detail: Text = ""
+    """What the value was measured on, or why there is no better verdict."""
+
+
+class ComparisonVerdict(StatusModel):
+    """The comparison with the champion, judged at what was left of the error budget."""
+
+    verdict: Literal["Better", "Worse", "Equivalent", "Inconclusive"]
+    """What the evidence shows at `level`."""
+    p_value: float
+    """Two-sided, exact."""
+    level: float
+    """Level of this candidate: `budget * 6 / (pi * candidate)^2`."""
+    candidate: int
+    """The how-manieth comparison with this champion, from 1."""
+    budget: float
+    """Chance that any candidate is ever called better than this champion without being so."""
+    spent: float
+    """What this comparison and those before it have used of the budget."""
 
 
 class HistoryStatus(StatusModel):
@@ -172,6 +203,8 @@ class PromotionScorecardStatus(BaseStatus):
     """Weights that were judged."""
     gates: list[GateStatus] = Field(default_factory=list, max_length=16)
     """All nine gates."""
+    comparison: ComparisonVerdict | None = None
+    """The comparison with the champion; absent without one."""
     scorecard_uri: Annotated[str, StringConstraints(max_length=1100)] = ""
     """The published scorecard."""
     scorecard_digest: DigestString | None = None
@@ -196,6 +229,7 @@ class PromotionScorecard(SluiceObject):
             PrinterColumn(name="Phase", path=".status.phase"),
             REASON,
             PrinterColumn(name="Tier", path=".spec.tier"),
+            PrinterColumn(name="Comparison", path=".status.comparison.verdict"),
             PrinterColumn(name="Candidate", path=".status.candidate", wide=True),
             PrinterColumn(name="Expires", path=".status.expiresAt", wide=True),
             MESSAGE,

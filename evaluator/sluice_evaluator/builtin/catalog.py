@@ -3,15 +3,13 @@
 from collections.abc import Callable
 
 from sluice_api.contracts.evaluation import Outcome
+from sluice_api.contracts.suites import ALIASES, BUILTIN_PREFIX
 from sluice_evaluator.builtin import benchmarks, json_calls, probes, python_stubs, shell, unified_diffs
 from sluice_evaluator.criteria import judge
 from sluice_evaluator.errors import SuiteError
 from sluice_evaluator.formats import read_benchmark
 from sluice_evaluator.reference import BuiltinSuite, BuiltinTask
 from sluice_evaluator.suites import Suite, parse_suite, suite_digest
-
-BUILTIN_PREFIX = "builtin:"
-"""Scheme of a built-in suite, as in `builtin:smoke-8`."""
 
 
 def _smoke() -> tuple[BuiltinTask, ...]:
@@ -52,6 +50,7 @@ def builtin_suite(name: str) -> BuiltinSuite:
     Raises:
         SuiteError: there is none of the name.
     """
+    name = ALIASES.get(name, name)
     if name not in _MAKERS:
         raise SuiteError(f"{BUILTIN_PREFIX}{name}", [f"unknown built-in suite; known are {', '.join(SUITES)}"])
     purpose, maker = _MAKERS[name]

@@ -15,6 +15,7 @@ from sluice_api.contracts.scorecard import (
     Tier,
 )
 from sluice_api.contracts.shadow import ShadowSummary
+from sluice_evaluator.scorecard.budget import verdict_at
 from sluice_evaluator.scorecard.documents import evidence_from
 from sluice_evaluator.scorecard.evidence import Evidence, Measurement, bound_to
 from sluice_evaluator.scorecard.sources import measure
@@ -81,7 +82,10 @@ def _judge_gate(name: GateName, found: Measurement | None, threshold: float | No
         value = found.value if found.exact is None else found.exact
         passed = value >= threshold if direction == Direction.MIN else value <= threshold
         by_hand = found.source.startswith(OVERRIDE)
-        if passed and found.is_rate and not by_hand and (found.n or 0) < minimum_n:
+        if passed and found.doubt:
+            verdict = GateVerdict.MISSING
+            detail = f"{detail}; not judged: {found.doubt}".lstrip("; ")
+        elif passed and found.is_rate and not by_hand and (found.n or 0) < minimum_n:
             verdict = GateVerdict.INCONCLUSIVE
             detail = f"{detail}; n = {found.n or 'unknown'}, fewer than {minimum_n} are asked".lstrip("; ")
         elif passed:
@@ -102,15 +106,30 @@ def _judge_gate(name: GateName, found: Measurement | None, threshold: float | No
 
 
 def _overall_verdict(
-    gates: list[GateResult], required: Collection[GateName], *, worse: bool, refused: bool
+    gates: list[GateResult],
+    required: Collection[GateName],
+    comparison: CompareVerdict | None,
+    *,
+    require_better: bool,
+    refused: bool,
 ) -> ScorecardVerdict:
     """Fail on anything shown; Pass only when every required gate passed, something did, and nothing was refused."""
-    if worse or any(gate.verdict == GateVerdict.FAIL for gate in gates):
+    if comparison == CompareVerdict.WORSE or any(gate.verdict == GateVerdict.FAIL for gate in gates):
         return ScorecardVerdict.FAIL
+    if require_better and comparison is not None and comparison != CompareVerdict.BETTER:
+        return ScorecardVerdict.INCONCLUSIVE
     passed = {gate.name for gate in gates if gate.verdict == GateVerdict.PASS}
     if refused or not passed or not passed.issuperset(required):
         return ScorecardVerdict.INCONCLUSIVE
     return ScorecardVerdict.PASS
+
+
+def _by_hand(overrides: Mapping[str, Measurement] | None) -> dict[GateName, Measurement]:
+    """Check values given by hand."""
+    checked = {check_gate_name(name, "metric"): found for name, found in (overrides or {}).items()}
+    for gate, found in checked.items():
+        check_value(gate, found.value, "metric")
+    return checked
 
 
 def judge_evidence(
@@ -124,6 +143,8 @@ def judge_evidence(
     judged_only: bool = False,
     minimum_n: int = MINIMUM_N,
     evaluated_at: str = "",
+    require_better: bool = False,
+    level: float | None = None,
 ) -> Scorecard:
     """Judge evidence gate by gate.
 
@@ -137,6 +158,8 @@ def judge_evidence(
         judged_only: leave tasks that could not be judged out of the pass rate; the seed counts them as failures.
         minimum_n: units below which a passing rate is Inconclusive.
         evaluated_at: instant for the record.
+        require_better: a comparison that is there must show that the candidate is better; else that it is not worse.
+        level: level at which the comparison is judged; None takes its own.
 
     Raises:
         ValueError: an unknown tier or gate, or an impossible value.
@@ -145,9 +168,7 @@ def judge_evidence(
     required = {check_gate_name(name, "required gates") for name in required_gates}
     for name in thresholds:
         check_gate_name(name, "thresholds")
-    by_hand = {check_gate_name(name, "metric"): found for name, found in (overrides or {}).items()}
-    for gate, found in by_hand.items():
-        check_value(gate, found.value, "metric")
+    by_hand = _by_hand(overrides)
     kept, refused = bound_to(evidence, candidate_digest) if candidate_digest else (evidence, [])
     gates = [
         _judge_gate(
@@ -158,7 +179,9 @@ def judge_evidence(
         )
         for name in GateName
     ]
-    comparison = kept.compare_report.verdict if kept.compare_report is not None else None
+    report = kept.compare_report
+    comparison = None if report is None else report.verdict if level is None else verdict_at(report, level)
+    verdict = _overall_verdict(gates, required, comparison, require_better=require_better, refused=bool(refused))
     metadata: dict[str, Any] = {
         "label_step_count": kept.label_steps,
         "label_reason_counts": dict(kept.label_reasons),
@@ -166,6 +189,8 @@ def judge_evidence(
         "overrides": {gate.value: found.source for gate, found in by_hand.items()},
         "refused_evidence": refused,
     }
+    if kept.label_doubt:
+        metadata["label_doubt"] = kept.label_doubt
     if comparison is not None:
         metadata["comparison_verdict"] = comparison.value
     return Scorecard(
@@ -173,7 +198,7 @@ def judge_evidence(
         overall_passed=all(gate.passed for gate in gates),
         gates=gates,
         metadata=metadata,
-        verdict=_overall_verdict(gates, required, worse=comparison == CompareVerdict.WORSE, refused=bool(refused)),
+        verdict=verdict,
         candidate_digest=candidate_digest,
         evaluated_at=evaluated_at,
     )

@@ -14,13 +14,19 @@ from sluice_evaluator.runs import read_folder
 from sluice_evaluator.scorecard.evidence import Evidence
 
 
-def label_reasons_of(folder: Path) -> dict[str, int]:
-    """Count the steps below a folder of labelled traces by ladder rule; files that are no trace are left out."""
+def label_reasons_of(folder: Path) -> tuple[dict[str, int], str]:
+    """Count the steps below a folder of labelled traces by ladder rule.
+
+    Returns:
+        The counts, and what was wrong with the files that are no trace; empty when all are.
+    """
     counts: dict[str, int] = {}
-    for run in read_folder(folder).runs:
+    found = read_folder(folder)
+    for run in found.runs:
         for reason, steps in run.reasons.items():
             counts[str(reason)] = counts.get(str(reason), 0) + steps
-    return counts
+    doubt = f"{len(found.bad)} of {found.files} files are no trace, the first: {found.bad[0]}" if found.bad else ""
+    return counts, doubt
 
 
 def _report(document: Mapping[str, Any] | EvalReport | None) -> EvalReport | None:
@@ -84,7 +90,7 @@ def evidence_from(
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         raise ValueError(f"{error.title}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    reasons = label_reasons_of(labelled_traces_dir) if labelled_traces_dir is not None else {}
+    reasons, doubt = label_reasons_of(labelled_traces_dir) if labelled_traces_dir is not None else ({}, "")
     return Evidence(
         eval_report=report,
         eval_source=_digest(eval_report),
@@ -92,4 +98,5 @@ def evidence_from(
         shadow_source=_digest(shadow_summary),
         label_reasons=reasons,
         label_source=_digest(reasons) if reasons else "",
+        label_doubt=doubt,
     )

@@ -23,6 +23,8 @@ class Measurement:
     """Digest of the evidence, or `override:<who>`."""
     detail: str = ""
     """What was measured, for people."""
+    doubt: str = ""
+    """Why a pass must not be believed; a value that fails still fails."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Evidence:
     """Labelled steps by ladder rule."""
     label_source: str = ""
     """Digest of the labelled data."""
+    label_doubt: str = ""
+    """What was wrong with the labelled data; empty when nothing was."""
     labels_bound: bool = True
     """Whether the labels may be taken for the candidate's; a dataset names no candidate, so they are not once one is
     named."""
@@ -83,6 +87,7 @@ def bound_to(evidence: Evidence, candidate_digest: str) -> tuple[Evidence, list[
             shadow_source=evidence.shadow_source,
             label_reasons=evidence.label_reasons,
             label_source=evidence.label_source,
+            label_doubt=evidence.label_doubt,
             labels_bound=False,
         ),
         refused,

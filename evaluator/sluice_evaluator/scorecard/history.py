@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,20 +48,29 @@ def append_to_file(path: Path, entry: dict[str, Any]) -> None:
         os.close(handle)
 
 
-def append_history(store: Store, uri: str, entry: dict[str, Any]) -> None:
+def append_history(store: Store, uri: str, entry_of: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
     """Append one line to an object by compare-and-set; a line of the same id is there already and stays alone.
+
+    Args:
+        store: where the object lies.
+        uri: the object.
+        entry_of: makes the line from the lines before it; called again when another writer came first.
+
+    Returns:
+        The line.
 
     Raises:
         ConflictError: other writers came first every time.
     """
-    line = (json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n").encode()
     for attempt in range(WRITERS):
         try:
             present, etag = store.read_with_etag(uri)
         except NotFoundError:
             present, etag = b"", ""
+        entry = entry_of(present)
+        line = (json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n").encode()
         if f'"id": "{entry["id"]}"'.encode() in present:
-            return
+            return entry
         if present and not present.endswith(b"\n"):
             present += b"\n"
         try:
@@ -68,7 +78,8 @@ def append_history(store: Store, uri: str, entry: dict[str, Any]) -> None:
                 store.write(uri, present + line, if_match=etag)
             else:
                 store.write(uri, line, if_absent=True)
-            return
+            return entry
         except ConflictError:
             if attempt + 1 == WRITERS:
                 raise
+    raise AssertionError("unreachable: the last conflict is raised")

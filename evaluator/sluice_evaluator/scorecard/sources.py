@@ -66,6 +66,7 @@ def measured_by_agent(name: GateName) -> Source:
     return source
 
 
+_LADDER = frozenset(reason.value for reason in LabelReason)
 ROUNDING = 5.1e-5
 """Rates in a summary have four decimal places."""
 
@@ -93,16 +94,24 @@ def candidate_escalation_rate(evidence: Evidence) -> Measurement | None:
 
 
 def labelled_escalation_rate(evidence: Evidence) -> Measurement | None:
-    """Escalations a labelled step: the seed's proxy for loops."""
+    """Escalations a labelled step: the seed's proxy for loops.
+
+    A step whose label is none of the ladder's counts as an escalation, and with it, or with files that could not be
+    read, the rate may fail but not pass: what is missing may be what escalated.
+    """
     steps = evidence.label_steps
     if not steps or not evidence.labels_bound:
         return None
-    escalations = evidence.label_reasons.get(LabelReason.ESCALATION, 0)
+    unknown = sum(count for reason, count in evidence.label_reasons.items() if reason not in _LADDER)
+    escalations = evidence.label_reasons.get(LabelReason.ESCALATION, 0) + unknown
+    doubts = [evidence.label_doubt] if evidence.label_doubt else []
+    doubts += [f"{unknown} of {steps} steps have a label that the ladder does not know"] if unknown else []
     return Measurement(
         value=escalations / steps,
         n=steps,
         source=evidence.label_source,
         detail=f"proxy: {escalations} escalations in {steps} labelled steps",
+        doubt="; ".join(doubts),
     )
 
 
@@ -111,7 +120,7 @@ def labelled_avoidance(evidence: Evidence) -> Measurement | None:
     proxy = labelled_escalation_rate(evidence)
     if proxy is None:
         return None
-    return Measurement(value=1.0 - proxy.value, n=proxy.n, source=proxy.source, detail=proxy.detail)
+    return Measurement(value=1.0 - proxy.value, n=proxy.n, source=proxy.source, detail=proxy.detail, doubt=proxy.doubt)
 
 
 SOURCES: dict[GateName, tuple[Source, ...]] = {

@@ -13,10 +13,11 @@ import aiohttp
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.evaluation import CompareReport, EvalReport
 from sluice_api.contracts.jobs import EvalComparison, EvalJob, EvalOutput, EvalTarget, FailureClass
-from sluice_artifacts import join, open_store, publish_document, read_document
+from sluice_api.contracts.suites import is_builtin
+from sluice_artifacts import digest_bytes, join, open_store, publish_document, read_document
 from sluice_artifacts.reporting import Reporter, WorkerError
-from sluice_evaluator.builtin import BUILTIN_PREFIX, load
-from sluice_evaluator.compare import compare
+from sluice_evaluator.builtin import load
+from sluice_evaluator.compare import CompareConfig, compare
 from sluice_evaluator.errors import IncomparableError, SuiteError, TooManyInfrastructureErrors
 from sluice_evaluator.journal import Journal, StoreJournal
 from sluice_evaluator.protocols import ChatRunner, PredictRunner, ask_once, http_client
@@ -61,18 +62,37 @@ def _model_of(target: EvalTarget) -> dict[str, Any]:
     }
 
 
-def load_suite(uri: str) -> Suite:
-    """Read and parse the job's suite, or make a built-in one and judge its reference answers first.
+def load_suite(uri: str, pinned: str = "") -> tuple[Suite, str]:
+    """Read and parse the job's suite, or make a built-in one; judge its reference answers first, where it has some.
+
+    Returns:
+        The suite, and the digest of what was read: a file's bytes, or a built-in suite's tasks.
 
     Raises:
-        WorkerError: it is malformed; every bad task is named.
+        WorkerError: it is malformed, every bad task named; or it is not the pinned one.
     """
+    data = None if is_builtin(uri) else open_store(uri).read(uri)
+    found = digest_bytes(data) if data is not None else ""
+    if data is not None:
+        _check_pinned(uri, found, pinned)
     try:
-        return load(uri, None if uri.startswith(BUILTIN_PREFIX) else open_store(uri).read(uri))
+        suite = load(uri, data)
     except SuiteError as error:
         raise WorkerError(FailureClass.DATA, str(error)) from error
     except SandboxUnavailableError as error:
         raise WorkerError(FailureClass.INFRASTRUCTURE, f"{uri} runs code: {error}") from error
+    if data is None:
+        found = suite.digest
+        _check_pinned(uri, found, pinned)
+    return suite, found
+
+
+def _check_pinned(uri: str, found: str, pinned: str) -> None:
+    if pinned and found != pinned:
+        what = "the operator and this worker are of different versions: deploy both from one release"
+        if not is_builtin(uri):
+            what = "put the file back, or create a new EvalRun for the new one"
+        raise WorkerError(FailureClass.DATA, f"{uri} is {found}, pinned is {pinned}: {what}")
 
 
 def wait_until_reachable(url: str, what: str, *, within_s: float = REACHABLE_WITHIN_S) -> None:
@@ -178,7 +198,7 @@ async def _until_stopped(running: "asyncio.Future[list[EvalReport]]", reporter: 
 
 def _compare(job: EvalJob, baseline: EvalReport, candidate: EvalReport) -> CompareReport:
     try:
-        return compare(baseline, candidate)
+        return compare(baseline, candidate, CompareConfig(need_digests=True))
     except IncomparableError as error:
         failure = FailureClass.DATA if job.baseline_report is not None else FailureClass.INFRASTRUCTURE
         raise WorkerError(failure, f"candidate and baseline cannot be compared: {error}") from error
@@ -192,6 +212,7 @@ def _figures(report: CompareReport) -> EvalComparison:
         win_rate=report.win_rate,
         p_value=report.p_value,
         minimum_detectable_effect=report.minimum_detectable_effect,
+        interval=report.interval,
         verdict=report.verdict.value,
     )
 
@@ -216,7 +237,7 @@ def run(job: EvalJob, reporter: Reporter) -> EvalOutput:
         WorkerError: the suite is malformed, the agent is not reachable, or too much could not be judged.
     """
     reporter.progress(stage="loading")
-    suite = load_suite(job.suite_uri)
+    suite, suite_read = load_suite(job.suite_uri, job.suite_digest)
     reporter.progress(inputs={"suite": suite.digest})
     earlier = read_document(job.baseline_report, EvalReport) if job.baseline_report is not None else None
     config = _config(job, len(suite.tasks))
@@ -243,4 +264,7 @@ def run(job: EvalJob, reporter: Reporter) -> EvalOutput:
         baseline_summary=summarize(baseline) if baseline is not None else None,
         comparison=_figures(comparison) if comparison is not None else None,
         candidate_digest=candidate.model_digest,
+        baseline_digest=baseline.model_digest if baseline is not None else "",
+        suite_digest=suite_read,
+        harness_digest=candidate.harness_digest,
     )

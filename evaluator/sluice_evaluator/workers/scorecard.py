@@ -1,11 +1,13 @@
 """The scorecard worker: evidence by digest to a verdict, fail-closed throughout."""
 
 import os
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 from sluice_api.contracts.dataset import DatasetManifest
 from sluice_api.contracts.evaluation import CompareReport, EvalReport
-from sluice_api.contracts.jobs import FailureClass, ScorecardJob, ScorecardOutput
+from sluice_api.contracts.jobs import ComparisonRecord, FailureClass, ScorecardJob, ScorecardOutput
 from sluice_api.contracts.scorecard import Scorecard
 from sluice_api.contracts.shadow import ShadowSummary
 from sluice_artifacts import join, open_store, publish_document, read_document, read_manifest
@@ -20,6 +22,7 @@ from sluice_evaluator.scorecard import (
     judge_evidence,
     with_overrides,
 )
+from sluice_evaluator.scorecard.budget import COMPARISON_KEY, charge, metadata_of, record_of
 from sluice_evaluator.scorecard.card import OVERRIDE
 
 COMMIT_VARIABLE = "SLUICE_COMMIT_SHA"
@@ -48,8 +51,8 @@ def gather(job: ScorecardJob) -> Evidence:
     )
 
 
-def judge(job: ScorecardJob, evidence: Evidence) -> Scorecard:
-    """Judge the evidence as the job asks.
+def judge(job: ScorecardJob, evidence: Evidence, *, level: float | None = None) -> Scorecard:
+    """Judge the evidence as the job asks, the comparison at a level of its budget.
 
     Raises:
         WorkerError: an unknown gate, or a value that it cannot have.
@@ -67,6 +70,8 @@ def judge(job: ScorecardJob, evidence: Evidence) -> Scorecard:
             candidate_digest=job.candidate_digest,
             judged_only=True,
             evaluated_at=job.now,
+            require_better=job.comparison_require == "Better",
+            level=level,
         )
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, f"the scorecard cannot be judged as asked: {error}") from error
@@ -79,8 +84,48 @@ def _now(job: ScorecardJob) -> datetime:
     return now
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """A scorecard, and what its comparison was charged."""
+
+    scorecard: Scorecard
+    comparison: ComparisonRecord | None
+
+
+def _judged(job: ScorecardJob, evidence: Evidence, now: datetime, history: bytes) -> _Judged:
+    """Judge with what the lineage's history leaves of the error budget.
+
+    Raises:
+        WorkerError: the job asks for what cannot be.
+    """
+    report, record = evidence.compare_report, None
+    # a comparison of other weights is refused as evidence: it costs this lineage nothing
+    if report is not None and job.compare_report is not None and report.candidate_digest == job.candidate_digest:
+        alpha, digest = job.comparison_alpha, job.compare_report.digest
+        try:
+            found = charge(history, champion=report.baseline_digest, report=digest, alpha=alpha)
+        except ValueError as error:
+            raise WorkerError(FailureClass.USER_ERROR, f"the error budget cannot be {alpha}: {error}") from error
+        record = record_of(report, found, alpha)
+    scorecard = judge(job, evidence, level=record.level if record is not None else None)
+    metadata = dict(scorecard.metadata)
+    if job.thresholds:
+        metadata["threshold_overrides"] = dict(job.thresholds)
+        metadata["threshold_authors"] = dict(job.threshold_authors)
+    if job.valid_for_s is not None:
+        metadata["expires_at"] = (now + timedelta(seconds=job.valid_for_s)).isoformat()
+    if record is not None and report is not None and job.compare_report is not None:
+        metadata[COMPARISON_KEY] = metadata_of(
+            record, champion=report.baseline_digest, report=job.compare_report.digest
+        )
+    return _Judged(scorecard=scorecard.model_copy(update={"metadata": metadata}), comparison=record)
+
+
 def run(job: ScorecardJob, reporter: Reporter) -> ScorecardOutput:
-    """Judge a candidate, publish the scorecard and append it to the history.
+    """Judge a candidate, append the scorecard to its lineage's history and publish it.
+
+    The history comes first: a look at the data that was charged and then lost costs a little budget; one that was
+    published and not charged would cost the guarantee.
 
     Raises:
         WorkerError: the job asks for what cannot be.
@@ -90,16 +135,22 @@ def run(job: ScorecardJob, reporter: Reporter) -> ScorecardOutput:
     reporter.progress(stage="reading")
     evidence = gather(job)
     reporter.progress(stage="judging")
-    scorecard = judge(job, evidence)
-    if job.thresholds:
-        metadata = {**scorecard.metadata, "threshold_overrides": dict(job.thresholds)}
-        scorecard = scorecard.model_copy(update={"metadata": metadata})
-    reporter.progress(stage="publishing")
-    reference = publish_document(job.scorecard_uri, SCORECARD_NAME, scorecard)
-    history_uri = join(job.scorecard_uri, HISTORY_FILE)
+    history_uri = job.history_uri or join(job.scorecard_uri, HISTORY_FILE)
     owner = f"{job.run.namespace}/{job.run.name}/{job.run.uid}"
-    entry = history_entry(scorecard, timestamp=now, commit_sha=os.environ.get(COMMIT_VARIABLE, ""), owner=owner)
-    append_history(open_store(history_uri), history_uri, entry)
+    commit = os.environ.get(COMMIT_VARIABLE, "")
+    latest: list[_Judged] = []
+
+    def entry_of(history: bytes) -> dict[str, Any]:
+        latest[:] = [_judged(job, evidence, now, history)]
+        return history_entry(latest[0].scorecard, timestamp=now, commit_sha=commit, owner=owner)
+
+    append_history(open_store(history_uri), history_uri, entry_of)
+    judged = latest[0]
+    reporter.progress(stage="publishing")
     return ScorecardOutput(
-        scorecard=reference, history_uri=history_uri, verdict=scorecard.verdict, gates=scorecard.gates
+        scorecard=publish_document(job.scorecard_uri, SCORECARD_NAME, judged.scorecard),
+        history_uri=history_uri,
+        verdict=judged.scorecard.verdict,
+        gates=judged.scorecard.gates,
+        comparison=judged.comparison,
     )

@@ -10,6 +10,7 @@ from sluice_api.contracts.jobs import (
     FailureClass,
     Result,
 )
+from sluice_api.contracts.suites import builtin_digest
 from sluice_api.v1alpha1 import EvalRun
 from sluice_api.v1alpha1.common import Attempt, ConditionStatus
 from sluice_api.v1alpha1.evalrun import (
@@ -54,7 +55,7 @@ def durations_valid(facts: Facts[EvalRun]) -> Objection | None:
         try:
             parse_duration(text)
         except ValueError as error:
-            return Objection(reason=Reason.INVALID_SPEC, message=f"{field}: {error}")
+            return Objection(reason=Reason.INVALID_SPEC, message=f"{field}: {error}; write it like 90s, 30m or 2h")
     return None
 
 
@@ -76,12 +77,14 @@ def targets_valid(facts: Facts[EvalRun]) -> Objection | None:
     if channels and spec.channels is None:
         return Objection(
             reason=Reason.INVALID_SPEC,
-            message="spec.channels is needed where candidate or baseline names a channel",
+            message="spec.channels is needed where candidate or baseline names a channel: "
+            "give the root below which channels/<name>.json lies",
         )
     if len(set(channels)) > 1:
         return Objection(
             reason=Reason.INVALID_SPEC,
-            message=f"spec.candidate and spec.baseline name two channels, {channels[0]} and {channels[1]}: at most one",
+            message=f"spec.candidate and spec.baseline name two channels, {channels[0]} and {channels[1]}: "
+            "name one, and the other model by its run or endpoint",
         )
     return None
 
@@ -102,25 +105,33 @@ def secrets_mounted(facts: Facts[EvalRun]) -> Objection | None:
             return Objection(
                 reason=Reason.SECRET_NOT_MOUNTED,
                 message=f"{field}: profile {profile.name!r} does not mount Secret {ref.name!r} "
-                f"(it mounts {', '.join(profile.env_from) or 'none'})",
+                f"(it mounts {', '.join(profile.env_from) or 'none'}): choose a profile that does, "
+                "or have an admin add it to the profile's envFrom",
             )
     return None
 
 
+def suite_digest(facts: Facts[EvalRun]) -> str:
+    """Return the digest of the suite as it is now, empty when unknown: of the file, or of a built-in suite's tasks."""
+    uri = facts.obj.spec.suite.uri
+    return builtin_digest(uri) or facts.observed.suite_digest
+
+
 def suite_readable(facts: Facts[EvalRun]) -> Objection | None:
     """Check that the suite's digest is known."""
-    if facts.observed.suite_digest:
+    if suite_digest(facts):
         return None
     problem = facts.observed.storage_problem or "not read yet"
     return Objection(
         reason=Reason.SUITE_UNREADABLE,
-        message=f"spec.suite.uri {facts.obj.spec.suite.uri} cannot be read: {problem}",
+        message=f"spec.suite.uri {facts.obj.spec.suite.uri} cannot be read: {problem}. Put the file there, or "
+        "correct the URI",
     )
 
 
 def suite_unchanged(facts: Facts[EvalRun]) -> Objection | None:
     """Check that the suite is still the pinned one."""
-    pinned, found = facts.obj.status.inputs.suite, facts.observed.suite_digest
+    pinned, found = facts.obj.status.inputs.suite, suite_digest(facts)
     if pinned is None or found == pinned:
         return None
     return Objection(
@@ -206,7 +217,7 @@ class _Rules:
         found = {
             "candidate": _digest(candidate),
             "baseline": _digest(baseline),
-            "suite": facts.observed.suite_digest,
+            "suite": suite_digest(facts),
         }
         pinned = status.inputs
         if pinned.suite is not None:
@@ -230,13 +241,16 @@ class _Rules:
         for name, target in (("candidate", candidate), ("baseline", baseline)):
             if _digest(target) != attempt.inputs.get(name):
                 return Objection(
-                    reason=Reason.CANDIDATE_MISMATCH, message=f"spec.{name} is {short(_digest(target))} by now"
+                    reason=Reason.CANDIDATE_MISMATCH,
+                    message=f"spec.{name} is {short(_digest(target))} by now, attempt {attempt.number} was decided on "
+                    f"for {short(attempt.inputs.get(name))}: create a new EvalRun, or put back what it names",
                 )
         return eval_job(
             facts.obj,
             attempt,
             candidate=candidate,
             baseline=baseline,
+            suite_digest=status.inputs.suite or "",
             task_timeout_s=parse_duration(facts.obj.spec.limits.task_timeout).total_seconds(),
         )
 
@@ -269,14 +283,8 @@ class _Rules:
         message = (
             f"{summary.passed} of {judged} judged tasks passed ({summary.pass_rate:.1%}), {summary.errored} errored"
         )
-        comparison = status.comparison
-        if comparison is not None:
-            message += (
-                f"; {comparison.verdict} than the baseline: {comparison.wins} wins, {comparison.losses} losses over "
-                f"{comparison.common} common tasks, p {comparison.p_value:.3g}"
-                if comparison.verdict in ("Better", "Worse")
-                else f"; {comparison.verdict} against the baseline over {comparison.common} common tasks"
-            )
+        if status.comparison is not None:
+            message += f"; {_in_words(status.comparison)}"
         verdict = Verdict(
             mood=Mood.DONE,
             phase=Phase.SUCCEEDED,
@@ -300,16 +308,38 @@ def _digest(target: EvalTarget | Objection | None) -> str | None:
 def _mismatch(facts: Facts[EvalRun], status: EvalRunStatus, output: object) -> str:
     """Return why a result must not be believed; empty when it may."""
     if not isinstance(output, EvalOutput):
-        return f"the result is a {type(output).__name__}, not an EvalOutput"
+        return f"the result is a {type(output).__name__}, not an EvalOutput: is spec.profile's image of this release?"
     pinned = status.inputs
-    if pinned.candidate is not None and output.candidate_digest != pinned.candidate:
-        return f"the report is about {output.candidate_digest or 'unnamed weights'}, pinned is {pinned.candidate}"
+    for what, found, expected in (
+        ("candidate", output.candidate_digest, pinned.candidate),
+        ("baseline", output.baseline_digest, pinned.baseline),
+        ("suite", output.suite_digest, pinned.suite),
+    ):
+        if expected is not None and found != expected:
+            return (
+                f"the report is about {what} {found or 'of unknown digest'}, pinned is {expected}: look for "
+                "who changed what spec names while it ran"
+            )
     if facts.obj.spec.baseline is not None and output.comparison is None:
-        return "the result has no comparison, though spec.baseline asks for one"
-    found = facts.observed.suite_digest
-    if found and found != pinned.suite:
-        return f"the suite changed while it ran: {found}, pinned is {pinned.suite}"
+        return (
+            "the result has no comparison, though spec.baseline asks for one: is spec.profile's image of this release?"
+        )
+    found_now = suite_digest(facts)
+    if found_now and found_now != pinned.suite:
+        return f"the suite changed while it ran: {found_now}, pinned is {pinned.suite}: put the file back"
     return ""
+
+
+def _in_words(found: ComparisonStatus) -> str:
+    """Return a comparison with the numbers behind its verdict."""
+    link = "than" if found.verdict in ("Better", "Worse") else "against"
+    text = (
+        f"{found.verdict} {link} the baseline: {found.wins} wins, {found.losses} losses over {found.common} common "
+        f"tasks, p {found.p_value:.3g}"
+    )
+    if found.verdict == "Inconclusive":
+        text += f"; so many tasks could show a difference of {found.minimum_detectable_effect:.1%}, not less"
+    return text
 
 
 def _report(ref: ArtifactRef | None) -> ReportStatus | None:
@@ -329,9 +359,10 @@ def _summary(summary: EvalSummary) -> SummaryStatus:
 
 
 def _comparison(comparison: EvalComparison) -> ComparisonStatus:
-    return ComparisonStatus.model_validate(
-        {name: getattr(comparison, name) for name in ComparisonStatus.model_fields}, by_name=True
-    )
+    found = {name: getattr(comparison, name) for name in ComparisonStatus.model_fields}
+    if comparison.interval is not None:
+        found["interval"] = list(comparison.interval)
+    return ComparisonStatus.model_validate(found, by_name=True)
 
 
 _RULES = _Rules()

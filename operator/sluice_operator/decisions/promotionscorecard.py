@@ -4,14 +4,20 @@ Evidence about other weights is refused here, before the worker is asked, and on
 that a verdict is there, `Passed` that it is Pass and has not expired.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sluice_api.contracts.base import ArtifactRef
-from sluice_api.contracts.jobs import FailureClass, Result, ScorecardJob, ScorecardOutput
+from sluice_api.contracts.jobs import ComparisonRecord, FailureClass, Result, ScorecardJob, ScorecardOutput
 from sluice_api.contracts.scorecard import GateResult
 from sluice_api.v1alpha1 import EvalRun, PromotionScorecard, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, ConditionStatus
-from sluice_api.v1alpha1.promotionscorecard import GateStatus, HistoryStatus, PromotionScorecardStatus
+from sluice_api.v1alpha1.promotionscorecard import (
+    ComparisonVerdict,
+    GateStatus,
+    HistoryStatus,
+    PromotionScorecardStatus,
+)
 from sluice_operator.decisions.attempts import Limits, refused
 from sluice_operator.decisions.base import Decision, Now, Observed
 from sluice_operator.decisions.common import (
@@ -54,7 +60,7 @@ def validity_valid(facts: Facts[PromotionScorecard]) -> Objection | None:
     try:
         parse_duration(facts.obj.spec.valid_for)
     except ValueError as error:
-        return Objection(reason=Reason.INVALID_SPEC, message=f"spec.validFor: {error}")
+        return Objection(reason=Reason.INVALID_SPEC, message=f"spec.validFor: {error}; write it like 12h or 7d")
     return None
 
 
@@ -108,7 +114,7 @@ def resolve_evidence(facts: Facts[PromotionScorecard], candidate: str) -> Eviden
         if latest is None:
             return Objection(
                 reason=Reason.DATASET_NOT_READY,
-                message=f"spec.labelledTraces: TraceDataset/{name} has no version yet",
+                message=f"spec.labelledTraces: TraceDataset/{name} has no version yet; it is waited for",
                 mood=Mood.WORKING,
             )
         labelled = ArtifactRef(uri=latest.uri, digest=latest.digest)
@@ -137,9 +143,17 @@ def _evaluated(facts: Facts[PromotionScorecard], name: str, candidate: str) -> E
         return Objection(
             reason=Reason.CANDIDATE_MISMATCH,
             message=f"spec.evalRunRef: EvalRun/{name} measured {judged or 'weights of unknown digest'}, "
-            f"the candidate is {candidate}: no verdict",
+            f"the candidate is {candidate}: no verdict. Name an EvalRun of these weights, or the weights that "
+            "it measured",
         )
     return run
+
+
+def _moved(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Return which evidence is another one than an attempt was decided on for."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    told = ", ".join(f"{name} is {short(now.get(name))}, was {short(before.get(name))}" for name in names)
+    return f"the evidence moved before it was judged: {told}. Create a new PromotionScorecard for the new evidence"
 
 
 def _inputs(facts: Facts[PromotionScorecard], evidence: Evidence) -> dict[str, str]:
@@ -207,7 +221,7 @@ class _Rules:
         if isinstance(evidence, Objection):
             return evidence
         if _inputs(facts, evidence) != attempt.inputs:
-            return Objection(reason=Reason.CANDIDATE_MISMATCH, message="the evidence is another one by now")
+            return Objection(reason=Reason.CANDIDATE_MISMATCH, message=_moved(attempt.inputs, _inputs(facts, evidence)))
         return scorecard_job(
             facts.obj,
             attempt,
@@ -215,6 +229,7 @@ class _Rules:
             eval_report=evidence.eval_report,
             compare_report=evidence.compare_report,
             labelled=evidence.labelled,
+            valid_for_s=parse_duration(facts.obj.spec.valid_for).total_seconds(),
         )
 
     def track(
@@ -230,7 +245,8 @@ class _Rules:
             return refused(
                 attempt,
                 reason=Reason.RESULT_MISMATCH,
-                message=f"the result is a {type(output).__name__}, not a ScorecardOutput",
+                message=f"the result is a {type(output).__name__}, not a ScorecardOutput: is spec.profile's image of "
+                "this release?",
                 failure_class=FailureClass.DATA,
             )
         judged_at = attempt.intended_at or facts.now.text
@@ -240,6 +256,7 @@ class _Rules:
                 "verdict": str(output.verdict),
                 "candidate": attempt.inputs["candidate"],
                 "gates": [gate_status(gate) for gate in output.gates][:16],
+                "comparison": comparison_status(output.comparison),
                 "scorecard_uri": output.scorecard.uri,
                 "scorecard_digest": output.scorecard.digest,
                 "evaluated_at": judged_at,
@@ -268,7 +285,16 @@ def gate_status(gate: GateResult) -> GateStatus:
         verdict=gate.verdict.value,
         source=gate.source[:1024],
         note=gate.note[:1024],
+        detail=gate.detail[:1024],
     )
+
+
+def comparison_status(record: ComparisonRecord | None) -> ComparisonVerdict | None:
+    """Return the judged comparison as the status shows it."""
+    if record is None:
+        return None
+    found = {name: getattr(record, name) for name in ComparisonVerdict.model_fields}
+    return ComparisonVerdict.model_validate(found, by_name=True)
 
 
 def judged(status: PromotionScorecardStatus) -> Verdict:
@@ -304,15 +330,23 @@ def expired(status: PromotionScorecardStatus) -> Verdict:
 
 
 def gates_in_words(status: PromotionScorecardStatus) -> str:
-    """Return the gates' counts, and each one that did not pass with value and threshold."""
+    """Return the gates' counts, the comparison, and each gate that did not pass with the numbers behind it."""
     gates = status.gates
     passed = sum(1 for gate in gates if gate.verdict == "Pass")
     parts = [f"{status.verdict}: {passed} of {len(gates)} gates passed"]
+    found = status.comparison
+    if found is not None:
+        parts.append(
+            f"comparison with the champion {found.verdict} (p {found.p_value:.3g} at level {found.level:.3g}, "
+            f"candidate {found.candidate} of its budget, {found.spent:.3g} of {found.budget:g} spent)"
+        )
     for gate in gates:
         if gate.verdict in ("Fail", "Inconclusive"):
             sign = "≥" if gate.direction == "min" else "≤"
-            asked = f" (asked {sign} {gate.threshold:g})" if gate.threshold is not None else ""
-            parts.append(f"{gate.name} {gate.value:.4g} {gate.verdict}{asked}")
+            asked = [f"asked {sign} {gate.threshold:g}"] if gate.threshold is not None else []
+            asked += [f"n {gate.n}"] if gate.n is not None else []
+            text = f" ({', '.join(asked)})" if asked else ""
+            parts.append(f"{gate.name} {gate.value:.4g} {gate.verdict}{text}")
     missing = [gate.name for gate in gates if gate.verdict == "Missing"]
     if missing:
         parts.append(f"missing {', '.join(missing)}")

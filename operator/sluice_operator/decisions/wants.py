@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sluice_api.contracts.suites import is_builtin
 from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, ShadowRollout, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, SluiceObject
 from sluice_api.v1alpha1.evalrun import ModelTarget
@@ -114,7 +115,7 @@ def _evalrun(obj: EvalRun) -> Wants:
     return Wants(
         references=references,
         channel=(root, channel) if root is not None and channel is not None else None,
-        suite_uri=obj.spec.suite.uri,
+        suite_uri=None if is_builtin(obj.spec.suite.uri) else obj.spec.suite.uri,
         profile=_profile(attempt, obj.spec.profile),
         attempt=_attempt_want(attempt),
     )

@@ -23,7 +23,7 @@ from sluice_api.training import train_settings
 from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, ShadowRollout, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, SluiceObject
 from sluice_api.v1alpha1.tracedataset import MixtureOptions, TraceDatasetSpec
-from sluice_operator.manifests.naming import adapter_uri, cache_uri, checkpoint_uri, scorecard_uri
+from sluice_operator.manifests.naming import adapter_uri, cache_uri, checkpoint_uri, history_uri, scorecard_uri
 
 
 def run_ref(obj: SluiceObject) -> RunRef:
@@ -94,9 +94,18 @@ def train_job(
 
 
 def eval_job(
-    obj: EvalRun, attempt: Attempt, *, candidate: EvalTarget, baseline: EvalTarget | None, task_timeout_s: float
+    obj: EvalRun,
+    attempt: Attempt,
+    *,
+    candidate: EvalTarget,
+    baseline: EvalTarget | None,
+    suite_digest: str,
+    task_timeout_s: float,
 ) -> EvalJob:
-    """Return the input of an evaluation; `task_timeout_s` in seconds."""
+    """Return the input of an evaluation; `task_timeout_s` in seconds.
+
+    What its attempts have judged they hand on to each other, below a prefix of the run.
+    """
     spec = obj.spec
     return EvalJob(
         run=run_ref(obj),
@@ -105,6 +114,7 @@ def eval_job(
         candidate=candidate,
         baseline=baseline,
         suite_uri=spec.suite.uri,
+        suite_digest=suite_digest,
         agent_url=spec.agent.url if spec.agent is not None else None,
         agent_token_env=spec.agent.token_secret_ref.key
         if spec.agent is not None and spec.agent.token_secret_ref is not None
@@ -125,8 +135,12 @@ def scorecard_job(
     eval_report: ArtifactRef | None,
     compare_report: ArtifactRef | None,
     labelled: ArtifactRef | None,
+    valid_for_s: float,
 ) -> ScorecardJob:
-    """Return the input of a judgement. Its instant is the attempt's, so that a repeated submission is the same."""
+    """Return the input of a judgement that may be relied on for `valid_for_s` seconds.
+
+    Its instant is the attempt's, so that a repeated submission is the same.
+    """
     spec = obj.spec
     shadow = None
     if spec.shadow is not None:
@@ -143,9 +157,14 @@ def scorecard_job(
         labelled=labelled,
         metrics=[MetricOverride(name=m.name, value=m.value, source=m.source) for m in spec.metrics],
         thresholds={override.name: override.value for override in spec.thresholds},
+        threshold_authors={override.name: override.author for override in spec.thresholds},
         required_gates=_unique(spec.required_gates),
+        comparison_require=spec.comparison.require,
+        comparison_alpha=spec.comparison.alpha,
+        valid_for_s=valid_for_s,
         now=attempt.intended_at or "",
         scorecard_uri=scorecard_uri(spec.output, obj.namespace, candidate_digest),
+        history_uri=history_uri(spec.output, obj.namespace),
     )
 
 

@@ -154,8 +154,13 @@ def adapter_uri(output: str) -> str:
 
 
 def scorecard_uri(output: str, namespace: str, candidate_digest: str) -> str:
-    """Return the prefix of a candidate's scorecards and their history."""
+    """Return the prefix of a candidate's scorecards."""
     return place(output, "scorecards", f"{namespace}-{digest_hex(candidate_digest)[:12]}")
+
+
+def history_uri(output: str, namespace: str) -> str:
+    """Return the history of all scorecards of a namespace below one output: a lineage, with one error budget."""
+    return place(output, "scorecards") + f"{namespace}-SCORECARD_HISTORY.jsonl"
 
 
 def version_uri(output: str, digest: str) -> str:
