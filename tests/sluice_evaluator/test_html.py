@@ -1,5 +1,6 @@
 """The pages: complete, self-contained, well-formed, and deaf to markup in transcripts."""
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -72,6 +73,44 @@ def test_the_scorecard_page_shows_every_gate_and_escapes() -> None:
         assert verdict in page.text
 
 
+def rectangles(page: str) -> list[dict[str, dict[str, float]]]:
+    """Give, picture by picture, where its parts lie."""
+    found = []
+    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        parts = {}
+        for tag, name, rest in re.findall(r'<(rect|line) class="(\w+)"([^>]*)', picture):
+            numbers = {key: float(value) for key, value in re.findall(r'(\w+)="([-\d.]+)"', rest)}
+            left = numbers["x"] if tag == "rect" else numbers["x1"]
+            parts[name] = {"left": left, "right": left + numbers.get("width", 0.0)}
+        found.append(parts)
+    return found
+
+
+@pytest.mark.parametrize("passed", [0, 1, 20, 21, 22, 23, 39, 40])
+def test_intervals_are_drawn_around_their_values_and_on_the_right_side_of_the_threshold(passed: int) -> None:
+    scorecard = evaluate(eval_report=report([True] * passed + [False] * (40 - passed)))
+    gate = scorecard.gates[0]
+    (parts,) = rectangles(scorecard_page(scorecard))
+    middle = (parts["mark"]["left"] + parts["mark"]["right"]) / 2
+    assert parts["span"]["left"] - 0.2 <= middle <= parts["span"]["right"] + 0.2
+    assert (middle >= parts["limit"]["left"]) == gate.passed
+    assert (middle >= parts["zone"]["left"]) == gate.passed
+    assert (parts["span"]["left"] >= parts["limit"]["left"]) == (gate.interval[0] >= gate.threshold)
+    for part in parts.values():
+        assert 0 <= part["left"] <= part["right"] <= 220
+
+
+def test_the_scorecard_page_says_what_the_comparison_was_charged() -> None:
+    record = {
+        "verdict": "Better", "p_value": 0.0215, "level": 0.0304, "candidate": 1, "spent": 0.0304, "budget": 0.05,
+    }  # fmt: skip
+    scorecard = evaluate().model_copy(update={"metadata": {"comparison": record}})
+    page = checked(scorecard_page(scorecard))
+    assert "p = 0.0215 at a level of 0.0304; comparison number 1 with this champion" in page.text
+    assert "0.0304 of the error budget of 0.05 spent" in page.text
+    assert "Gates: 0 Pass, 0 Fail, 9 Missing, 0 Inconclusive" in page.text
+
+
 def test_the_comparison_page_shows_both_sides_of_what_differs() -> None:
     baseline = with_output(report([True, True, False, True]), f"baseline says {ATTACK}")
     candidate = with_output(report([True, False, True, True]), "x" * 10_000)
@@ -81,6 +120,11 @@ def test_the_comparison_page_shows_both_sides_of_what_differs() -> None:
     assert "Improvements (1)" in page.text
     assert f"baseline says {ATTACK}" in page.text
     assert "x" * 4000 + "\n…" in page.text
+    shown = compare_page(compare(baseline, candidate), baseline, candidate)
+    assert shown.count("<details open>") == 1
+    assert shown.index("Regressions") < shown.index("<details open>") < shown.index("Improvements")
+    (parts,) = rectangles(shown)
+    assert parts["span"]["left"] < parts["limit"]["left"] < parts["span"]["right"]
     same = checked(compare_page(compare(baseline, baseline), baseline, baseline))
     assert same.text.count("None.") == 2
 

@@ -4,7 +4,8 @@ Before a suite runs, every reference answer is judged by the suite's own criteri
 not run, since its scores would mean nothing.
 """
 
-from sluice_evaluator.builtin.catalog import BUILTIN_PREFIX, SUITES, builtin_suite, load, preflight
+from sluice_api.contracts.suites import BUILTIN_PREFIX
+from sluice_evaluator.builtin.catalog import SUITES, builtin_suite, load, preflight
 from sluice_evaluator.reference import BuiltinSuite, BuiltinTask
 
 __all__ = ["BUILTIN_PREFIX", "SUITES", "BuiltinSuite", "BuiltinTask", "builtin_suite", "load", "preflight"]
