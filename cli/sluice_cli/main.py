@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 EXIT_UNJUDGED = 2
 """Bad usage, bad input or missing evidence."""
@@ -26,13 +27,19 @@ COMMANDS = (
     Command(name="cluster", module="sluice_cli.cluster", help="start and stop a real Kubernetes, with Sluice in it"),
     Command(name="operator", module="sluice_operator.commands", help="run the operator"),
     Command(name="trace", module="sluice_traces.commands", help="label, review and convert traces"),
-    Command(name="train", module="sluice_trainer.commands", help="fine-tune a LoRA adapter on rows"),
+    Command(name="train", module="sluice_cli.training", help="fine-tune a LoRA adapter on rows"),
     Command(
         name="eval", module="sluice_evaluator.commands", help="run a suite against an endpoint; compare two reports"
     ),
     Command(name="shadow", module="sluice_evaluator.commands", help="compare the arms of a rollout"),
     Command(name="scorecard", module="sluice_evaluator.commands", help="judge a candidate by nine gates"),
     Command(name="serve", module="sluice_runtime.commands", help="serve a base model and adapters, OpenAI-compatible"),
+    Command(
+        name="rollout",
+        module="sluice_cli.rollout.commands",
+        help="look at a rollout, wait for it, approve, abort or retry it",
+    ),
+    Command(name="dashboard", module="sluice_cli.dashboard.commands", help="a live page of every lineage"),
     Command(name="worker", module="sluice_cli.worker", help="carry out one job of the operator"),
     Command(name="demo", module="sluice_cli.demo.commands", help="watch the whole loop on this machine"),
 )
@@ -42,7 +49,8 @@ COMMANDS = (
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser for `argv`: whole for the command that is named, names and help for the others."""
     parser = argparse.ArgumentParser(
-        prog="sluice",
+        # kubectl finds the program under this name and calls it by it.
+        prog="kubectl sluice" if Path(sys.argv[0]).name == "kubectl-sluice" else "sluice",
         description="Traces to better weights, and better weights to traffic, as fast as the evidence permits.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")

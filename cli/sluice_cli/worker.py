@@ -1,6 +1,7 @@
 """`sluice worker <kind>`: the one entry point of every job that the operator starts."""
 
 import argparse
+import functools
 import importlib
 import os
 import sys
@@ -49,4 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     from sluice_artifacts.reporting import run_worker
 
     function = importlib.import_module(WORKERS[arguments.kind]).run
+    if job.worker == "train":
+        from sluice_cli.probing import probe
+
+        function = functools.partial(function, prober=probe)
     return run_worker(job, function)

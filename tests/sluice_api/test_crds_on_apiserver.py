@@ -60,6 +60,23 @@ BAD = [
     ("finetunerun", "spec.deadlines.running", "one day", "spec.deadlines.running"),
     ("finetunerun", "spec.profile", "x" * 300_000, "spec.profile"),
     ("finetunerun", "spec.datasetRef.name", "../other", "spec.datasetRef.name"),
+    ("finetunerun", "spec.phases", [{"train": ["atention"]}], "spec.phases[0].train[0]"),
+    ("finetunerun", "spec.phases", [{}, {"until": 9}], "only the last phase may have no until"),
+    ("finetunerun", "spec.phases", [{"until": 9}, {"until": 9}], "until must increase strictly"),
+    ("finetunerun", "spec.probes", {"suite": "smoke-8", "stopRules": ["never"]}, "spec.probes.stopRules[0]"),
+    ("finetunerun", "spec.probes", {"suite": "smoke-8", "gates": [{"atStep": 9}]}, "probes.gates needs"),
+    (
+        "finetunerun",
+        "spec.probes",
+        {"suite": "smoke-8", "gates": [{"atStep": 40}], "extendTo": 80},
+        "spec.probes.extendTo needs a smaller spec.optimizer.maxSteps",
+    ),
+    (
+        "finetunerun",
+        "spec.probes",
+        {"suite": "smoke-8", "gates": [{"atStep": 81}], "extendTo": 90},
+        "spec.probes.gates[].atStep must not exceed",
+    ),
     ("evalrun", "spec.candidate", {}, "exactly one of fineTuneRunRef, channel and endpoint"),
     (
         "evalrun",

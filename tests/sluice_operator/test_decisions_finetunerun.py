@@ -4,7 +4,7 @@ import pytest
 
 from decisionworld import DecisionWorld, digest
 from sluice_api.contracts.base import ArtifactRef, ModelRef
-from sluice_api.contracts.jobs import FailureClass, Result, TrainOutput
+from sluice_api.contracts.jobs import FailureClass, ProbeResult, Result, StopReason, TrainOutput
 from sluice_operator.decisions.base import Backend, JobState, Profile, SetFinalizer, StopJob
 
 KIND, NAME = "FineTuneRun", "agent-a1"
@@ -95,6 +95,26 @@ def test_the_whole_way(world):
     assert not world.decision(KIND, NAME).actions
 
 
+def test_phases_and_probes_reach_the_job_and_why_it_ended_reaches_the_status(world):
+    phases = [{"until": 250, "train": ["attention", "norm"], "learningRate": 2e-5}, {"freeze": ["layers:0-3"]}]
+    world.edit(KIND, NAME, phases=phases, probes={"suite": "smoke-8", "stopRules": ["passRateStalls"]})
+    job = running(world)
+    train = world.inputs[job]
+    assert [(phase.until, phase.train, phase.freeze) for phase in train.phases] == [
+        (250, ["attention", "norm"], []),
+        (None, [], ["layers:0-3"]),
+    ]
+    assert (train.probes.suite_uri, train.probes.every, train.probes.patience_steps) == ("builtin:smoke-8", 250, 750)
+    probe = ProbeResult(step=750, tasks=8, judged=8, passed=1, pass_rate=0.125, syntax_rate=0.875)
+    found = output().model_copy(update={"stop_reason": StopReason.PASS_RATE_STALLS, "probes": [probe]})
+    world.succeed(job, found)
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert (status["phase"], status["stopReason"]) == ("Succeeded", "PassRateStalls")
+    assert status["lastProbe"]["passRate"] == 0.125
+    assert "ended early: PassRateStalls" in status["message"]
+
+
 def test_the_intent_is_written_before_the_job_is_submitted(world):
     world.step(KIND, NAME)
     decision = world.step(KIND, NAME)
@@ -133,6 +153,13 @@ def test_waits_for_a_dataset_and_takes_it_once_there(world):
         ({"method": "dpo"}, "DatasetFormatMismatch", "dpo reads preference rows"),
         ({"baseModel": {"uri": "s3://m/", "revision": "main"}}, "InvalidSpec", "spec.baseModel.revision"),
         ({"deadlines": {"queued": "99999999d"}}, "InvalidSpec", "spec.deadlines.queued"),
+        ({"phases": [{"until": 9}, {"until": 5}]}, "InvalidSpec", "spec.phases: until must increase"),
+        ({"phases": [{}, {"until": 5}]}, "InvalidSpec", "spec.phases[0].until is missing"),
+        (
+            {"probes": {"suite": "smoke-8", "gates": [{"atStep": 5, "passRate": 0.4}], "extendTo": 10}},
+            "InvalidSpec",
+            "spec.probes.extendTo 10 needs a smaller spec.optimizer.maxSteps",
+        ),
     ],
 )
 def test_a_bad_spec_stalls_and_recovers_when_corrected(world, edit, reason, words):

@@ -3,17 +3,18 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sluice_api.contracts.jobs import FailureClass
+from sluice_api.contracts.jobs import FailureClass, ProbeResult
 from sluice_artifacts import ObjectInfo, Store, UnreachableError, open_store
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.checkpoint import COMPLETE_FILE, FAILURE_LIMIT, AdapterNames, Checkpointer, peft_names
-from sluice_trainer.loop import Snapshot
+from sluice_trainer.snapshot import PendingSnapshot, Snapshot
 
 NAMES = AdapterNames(config=b"{}", by_parameter={"a.default.weight": "a.weight", "b.default.weight": "b.weight"})
 
@@ -33,7 +34,14 @@ def snapshot(step: int) -> Snapshot:
         optimizer=optimizer,
         random={"cpu": torch.get_rng_state()},
         recent=((0.1 + step, 3), (1 / 3, 7)),
+        probes=(ProbeResult(step=0, tasks=8, judged=3, passed=1, pass_rate=1 / 3, syntax_rate=None),),
     )
+
+
+def pending(step: int) -> PendingSnapshot:
+    future: Future[Snapshot] = Future()
+    future.set_result(snapshot(step))
+    return PendingSnapshot(step, future)
 
 
 def checkpointer(folder: Path, **options: Any) -> Checkpointer:
@@ -43,13 +51,13 @@ def checkpointer(folder: Path, **options: Any) -> Checkpointer:
 
 def save(target: Checkpointer, *steps: int) -> None:
     for step in steps:
-        target.save(lambda step=step: snapshot(step))
+        target.save(lambda step=step: pending(step))
     target.wait()
 
 
 def same(left: Snapshot, right: Snapshot) -> bool:
     pairs = [(left.parameters, right.parameters), (left.optimizer, right.optimizer), (left.random, right.random)]
-    return (left.step, left.recent) == (right.step, right.recent) and all(
+    return (left.step, left.recent, left.probes) == (right.step, right.recent, right.probes) and all(
         first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
         for first, second in pairs
     )
@@ -156,14 +164,13 @@ def test_saving_does_not_wait_for_the_storage(tmp_path: Path) -> None:
     store = Wrapped(open_store(f"file://{tmp_path}"))
     store.gate.clear()
     target = checkpointer(tmp_path, store=store)
-    target.save(lambda: snapshot(1))
+    target.save(lambda: pending(1))
     assert checkpointer(tmp_path).newest() is None
     store.gate.set()
     target.wait()
     found = checkpointer(tmp_path).newest()
     assert found is not None
     assert found.step == 1
-    assert target.stall_seconds < 5
 
 
 def test_a_storage_that_fails_is_borne_until_the_limit(tmp_path: Path) -> None:
@@ -186,7 +193,7 @@ def test_a_last_checkpoint_that_must_succeed_says_when_it_did_not(tmp_path: Path
     store = Wrapped(open_store(f"file://{tmp_path}"))
     store.failing = True
     target = checkpointer(tmp_path, store=store)
-    target.save(lambda: snapshot(1))
+    target.save(lambda: pending(1))
     with pytest.raises(WorkerError, match="checkpoints cannot be written"):
         target.wait(must_succeed=True)
 
@@ -197,8 +204,12 @@ def test_keeping_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_names_in_files_are_those_of_peft() -> None:
-    parameters = {"m.q.lora_A.default.weight": torch.zeros(1), "m.q.lora_B.default.weight": torch.zeros(1)}
-    state = {"m.q.lora_A.weight": torch.zeros(1), "m.q.lora_B.weight": torch.zeros(1)}
+    names = {
+        "m.q.lora_A.default.weight": "m.q.lora_A.weight",
+        "m.q.lora_B.default.weight": "m.q.lora_B.weight",
+        "m.norm.modules_to_save.default.weight": "m.norm.weight",
+    }
+    parameters, state = ({name: torch.zeros(1) for name in each} for each in (names.keys(), names.values()))
     assert peft_names(parameters, state) == dict(zip(parameters, state, strict=True))
     with pytest.raises(ValueError, match="differ"):
         peft_names(parameters, {"m.q.lora_A.weight": torch.zeros(1)})

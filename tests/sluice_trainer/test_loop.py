@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from sluice_api.contracts.dataset import SftRow
-from sluice_api.contracts.jobs import FailureClass
+from sluice_api.contracts.jobs import FailureClass, ProbeResult
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.attention import IMPLEMENTATION
 from sluice_trainer.group import Alone, Group
-from sluice_trainer.loop import LoopConfig, Snapshot, StepRecord, Trained, train
+from sluice_trainer.loop import LoopConfig, StepRecord, Trained, train
 from sluice_trainer.model import LoraSettings, add_adapter, trained_parameters
 from sluice_trainer.plan import Plan, PlanConfig, build_plan
 from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
+from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
 from sluice_trainer.tokenise import tokenize_rows
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 
@@ -32,7 +33,7 @@ class Recorder:
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.records: list[StepRecord] = []
-        self.snapshots: dict[int, Snapshot] = {}
+        self.pending: dict[int, PendingSnapshot] = {}
         self.stop_after = stop_after
 
     def step_done(self, record: StepRecord) -> None:
@@ -41,10 +42,18 @@ class Recorder:
     def stop_requested(self) -> bool:
         return len(self.records) + 1 == self.stop_after
 
-    def checkpoint(self, step: int, take: Callable[[], Snapshot]) -> None:
-        snapshot = take()
-        assert snapshot.step == step
-        self.snapshots[step] = snapshot
+    def checkpoint(self, step: int, take: Take) -> None:
+        pending = take()
+        assert pending.step == step
+        self.pending[step] = pending
+
+    def probe(self, step: int) -> ProbeResult:
+        raise AssertionError(f"no probe is due at step {step}")
+
+    @property
+    def snapshots(self) -> dict[int, Snapshot]:
+        """Looked at only after training went on: a snapshot that later steps changed would show."""
+        return {step: pending.result() for step, pending in self.pending.items()}
 
 
 def make_plan(**options: Any) -> Plan:

@@ -33,10 +33,11 @@ def tiny_tokenizer(template: str = CHAT_TEMPLATE, extra: tuple[str, ...] = ()) -
 
 
 def tiny_model(tokenizer: Any, *, architecture: str = "llama", layers: int = 2, size: int = 64, seed: int = 7) -> Any:
-    """A randomly initialised causal model with grouped-query attention, fp32."""
+    """A randomly initialised causal model with grouped-query attention, fp32; `qwen3_moe` is a mixture of experts."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config
     from transformers import Qwen3ForCausalLM as Qwen3
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     shape = {
         "vocab_size": len(tokenizer),
@@ -56,6 +57,9 @@ def tiny_model(tokenizer: Any, *, architecture: str = "llama", layers: int = 2, 
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**shape)),
         "mistral": lambda: MistralForCausalLM(MistralConfig(**shape, sliding_window=16)),
         "qwen3": lambda: Qwen3(Qwen3Config(**shape)),
+        "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+            Qwen3MoeConfig(**shape, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=size)
+        ),
     }
     torch.manual_seed(seed)
     return makers[architecture]().eval()

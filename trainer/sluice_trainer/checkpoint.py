@@ -18,8 +18,7 @@ import logging
 import re
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +28,10 @@ from safetensors.torch import load_file, save_file
 
 from sluice_api.contracts.base import Contract
 from sluice_api.contracts.dataset import FileEntry
-from sluice_api.contracts.jobs import FailureClass
+from sluice_api.contracts.jobs import FailureClass, ProbeResult
 from sluice_artifacts import ArtifactError, Store, canonical_json, join, open_store
 from sluice_artifacts.reporting import WorkerError
-from sluice_trainer.loop import Snapshot
+from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
 
 COMPLETE_FILE = "complete.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -81,7 +80,6 @@ class Checkpointer:
         keep: int,
         names: AdapterNames,
         store: Store | None = None,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Prepare; nothing is read or written yet.
 
@@ -92,7 +90,6 @@ class Checkpointer:
             keep: complete checkpoints kept, at least 1.
             names: names of the parameters in peft's files.
             store: where they lie; None opens the URI's.
-            clock: seconds, monotonic.
         """
         if keep < 1:
             raise ValueError(f"checkpoint_keep is {keep}: it must be at least 1")
@@ -102,26 +99,21 @@ class Checkpointer:
         self._keep = keep
         self._names = names
         self._store = store or open_store(uri)
-        self._clock = clock
         self._thread: threading.Thread | None = None
         self._failures = 0
         self._error: ArtifactError | OSError | None = None
         self._fatal: Exception | None = None
-        self.stall_seconds = 0.0
-        """Seconds for which training has waited for checkpoints."""
 
-    def save(self, take: Callable[[], Snapshot]) -> None:
-        """Copy the state now and write it in the background; waits only while an earlier one is being written.
+    def save(self, take: Take) -> None:
+        """Copy and write the state in the background; waits only while an earlier one is being written.
 
         Raises:
             WorkerError: `Storage` after `FAILURE_LIMIT` checkpoints in a row could not be written.
         """
-        started = self._clock()
         self._join()
-        snapshot = take()
-        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
+        pending = take()
+        self._thread = threading.Thread(target=self._write, args=(pending,), name="checkpoint", daemon=True)
         self._thread.start()
-        self.stall_seconds += self._clock() - started
 
     def wait(self, *, must_succeed: bool = False) -> None:
         """Wait until the last checkpoint is written.
@@ -156,15 +148,13 @@ class Checkpointer:
             message = f"checkpoints cannot be written: {self._error}"
             raise WorkerError(FailureClass.STORAGE, message) from self._error
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, pending: PendingSnapshot) -> None:
         try:
-            self._upload(snapshot)
+            self._upload(pending.result())
         except (ArtifactError, OSError) as error:
             self._failures += 1
             self._error = error
-            _log.warning(
-                "checkpoint of step %d was not written (%d in a row): %s", snapshot.step, self._failures, error
-            )
+            _log.warning("checkpoint of step %d was not written (%d in a row): %s", pending.step, self._failures, error)
         except Exception as error:  # noqa: BLE001 - a thread's error is raised where training waits for it
             self._fatal = error
         else:
@@ -188,7 +178,11 @@ class Checkpointer:
         save_file(adapter, scratch / ADAPTER_FILE, metadata={"format": "pt"})
         save_file({**snapshot.optimizer, **random}, scratch / OPTIMIZER_FILE, metadata={"format": "pt"})
         (scratch / ADAPTER_CONFIG_FILE).write_bytes(self._names.config)
-        state = {"step": snapshot.step, "recent": [list(entry) for entry in snapshot.recent]}
+        state = {
+            "step": snapshot.step,
+            "recent": [list(entry) for entry in snapshot.recent],
+            "probes": [probe.model_dump(mode="json") for probe in snapshot.probes],
+        }
         (scratch / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
         return sorted(scratch.iterdir())
 
@@ -210,6 +204,7 @@ class Checkpointer:
             optimizer=optimizer,
             random=random,
             recent=tuple((float(loss), int(units)) for loss, units in state["recent"]),
+            probes=tuple(ProbeResult.model_validate(probe) for probe in state["probes"]),
         )
 
     def _complete(self) -> list[tuple[int, int, str]]:
@@ -250,7 +245,10 @@ def peft_names(parameters: Mapping[str, torch.Tensor], state: Mapping[str, torch
     Raises:
         ValueError: the two do not correspond one to one.
     """
-    names = {name: name.replace(".default.", ".").removesuffix(".default") for name in parameters}
+    names = {
+        name: name.replace(".modules_to_save.default.", ".").replace(".default.", ".").removesuffix(".default")
+        for name in parameters
+    }
     if set(names.values()) != set(state) or len(names) != len(state):
-        raise ValueError("trained parameters and peft's state differ: only LoRA parameters may be trained")
+        raise ValueError("trained parameters and peft's state differ")
     return names

@@ -7,8 +7,12 @@ the output folder; a run that was interrupted goes on from its newest checkpoint
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sluice_trainer.live import Prober
 
 EXIT_FAILED = 1
 """Training failed."""
@@ -19,8 +23,11 @@ ADAPTER_FOLDER = "adapter"
 """Below the output folder: the adapter's files, as peft and vLLM load them."""
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `sluice train`; every flag of the seed's command is read under each of its names."""
+def add_parser(subparsers: Any, prober: "Prober | None" = None) -> None:
+    """Add `sluice train`; every flag of the seed's command is read under each of its names.
+
+    `prober` runs the suites of a manifest's probes.
+    """
     parser = subparsers.add_parser("train", help="fine-tune a LoRA adapter on rows")
     add = parser.add_argument
     add("--train-jsonl", "--data", dest="data", type=Path, required=True, help="rows, as `sluice trace convert` writes")
@@ -33,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
     add("--lora-alpha", dest="alpha", type=int, help="LoRA alpha (twice the rank)")
     add("--lora-dropout", dest="dropout", type=float, default=0.0, help="LoRA dropout (%(default)s)")
     add("--target-modules", nargs="+", default=["all-linear"], help="modules with an adapter (%(default)s)")
+    add("--manifest", type=Path, help="a FineTuneRun in YAML: its settings, phases and probes instead of flags")
     add("--epochs", type=float, default=5.0, help="passes over the rows (%(default)s)")
     add("--max-steps", type=int, help="optimizer steps, instead of epochs")
     add("--batch-size", type=int, default=1, help="sequences of full length at a time (%(default)s)")
@@ -49,10 +57,11 @@ def add_parser(subparsers: Any) -> None:
     add("--gpu", action="store_true", help="give every worker an accelerator")
     add("--no-ray", action="store_true", help="train in this process")
     add("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(handler=run)
+    defaults = {name: parser.get_default(name) for name in _FROM_MANIFEST}
+    parser.set_defaults(handler=lambda arguments: run(arguments, prober), defaults=defaults)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace, prober: "Prober | None" = None) -> int:
     """Train; 0 when there is an adapter, 2 when the input cannot be used, 1 for any other failure."""
     from sluice_api.contracts.jobs import FailureClass, Result, TrainOutput
     from sluice_artifacts.reporting import run_worker
@@ -66,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_UNUSABLE
     folder = _path(job.output_uri)
     with shown(folder, quiet=arguments.json):
-        status = run_worker(job, worker.run_bare if arguments.no_ray else worker.run)
+        status = run_worker(job, partial(worker.run_bare if arguments.no_ray else worker.run, prober=prober))
     if status != 0:
         print(f"sluice train: no result could be written to {arguments.output}", file=sys.stderr)
         return EXIT_FAILED
@@ -86,6 +95,7 @@ def build_job(arguments: argparse.Namespace) -> Any:
 
     Raises:
         OSError: the rows cannot be read, or the output folder cannot be written.
+        ValueError: the manifest cannot be used.
     """
     from sluice_api.contracts.base import Contract, ModelRef, RunRef
     from sluice_api.contracts.dataset import TRAIN_FILE, DatasetManifest, FileEntry
@@ -94,6 +104,7 @@ def build_job(arguments: argparse.Namespace) -> Any:
     from sluice_trainer.rows import FORMATS
     from sluice_trainer.version import code_version
 
+    settings = _manifest_settings(arguments) if arguments.manifest else _flag_settings(arguments)
     output: Path = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     with arguments.data.open("rb") as stream:
@@ -101,40 +112,86 @@ def build_job(arguments: argparse.Namespace) -> Any:
 
     def manifest(files: list[FileEntry]) -> Contract:
         return DatasetManifest(
-            files=files, rows=rows, holdout_rows=0, format=FORMATS[arguments.method], code_version=code_version()
+            files=files, rows=rows, holdout_rows=0, format=FORMATS[settings["method"]], code_version=code_version()
         )
 
     dataset = publish(f"{output.as_uri()}/dataset/", {TRAIN_FILE: arguments.data}, manifest)
     attempt = 1 + sum(1 for _ in (output / "attempts").glob("*"))
-    targets = arguments.target_modules
     return TrainJob(
         run=RunRef(kind="FineTuneRun", namespace="", name=output.name, uid=f"local-{output.name}"),
         attempt=attempt,
         output_uri=f"{output.as_uri()}/attempts/{attempt}/",
         dataset=dataset,
         base_model=ModelRef(uri=_model_uri(arguments.base), revision=arguments.revision),
-        method=arguments.method,
-        dpo_beta=arguments.dpo_beta,
-        lora_rank=arguments.rank,
-        lora_alpha=arguments.alpha if arguments.alpha is not None else 2 * arguments.rank,
-        lora_dropout=arguments.dropout,
-        target_modules=targets[0] if targets == ["all-linear"] else targets,
-        learning_rate=arguments.lr,
-        schedule=arguments.schedule,
-        warmup_ratio=arguments.warmup_ratio,
-        tokens_per_step=arguments.tokens_per_step
-        or arguments.batch_size * arguments.gradient_accumulation * arguments.max_seq_length,
-        epochs=arguments.epochs,
-        max_steps=arguments.max_steps,
-        max_length=arguments.max_seq_length,
-        packing=not arguments.no_packing,
-        checkpoint_every=arguments.checkpoint_every,
         checkpoint_uri=f"{output.as_uri()}/checkpoints/",
         adapter_uri=f"{output.as_uri()}/adapters/",
-        workers=arguments.workers,
         use_gpu=arguments.gpu,
-        seed=arguments.seed,
+        **settings,
     )
+
+
+def _flag_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the flags say."""
+    targets = arguments.target_modules
+    return {
+        "method": arguments.method,
+        "dpo_beta": arguments.dpo_beta,
+        "lora_rank": arguments.rank,
+        "lora_alpha": arguments.alpha if arguments.alpha is not None else 2 * arguments.rank,
+        "lora_dropout": arguments.dropout,
+        "target_modules": targets[0] if targets == ["all-linear"] else targets,
+        "learning_rate": arguments.lr,
+        "schedule": arguments.schedule,
+        "warmup_ratio": arguments.warmup_ratio,
+        "tokens_per_step": arguments.tokens_per_step
+        or arguments.batch_size * arguments.gradient_accumulation * arguments.max_seq_length,
+        "epochs": arguments.epochs,
+        "max_steps": arguments.max_steps,
+        "max_length": arguments.max_seq_length,
+        "packing": not arguments.no_packing,
+        "checkpoint_every": arguments.checkpoint_every,
+        "workers": arguments.workers,
+        "seed": arguments.seed,
+    }
+
+
+_FROM_MANIFEST = (
+    "method", "dpo_beta", "rank", "alpha", "dropout", "target_modules", "epochs", "max_steps", "batch_size",
+    "gradient_accumulation", "tokens_per_step", "lr", "schedule", "warmup_ratio", "max_seq_length", "no_packing",
+    "checkpoint_every", "seed", "workers",
+)  # fmt: skip
+"""Destinations of the flags that a manifest replaces."""
+
+
+def _manifest_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the first FineTuneRun in a YAML file.
+
+    Raises:
+        ValueError: there is none, it is malformed, or a flag says something else beside it.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    from sluice_api.training import train_settings
+    from sluice_api.v1alpha1 import FineTuneRun
+
+    path: Path = arguments.manifest
+    given = [name for name in _FROM_MANIFEST if getattr(arguments, name) != arguments.defaults[name]]
+    if given:
+        raise ValueError(f"{', '.join(given)}: with --manifest these come from {path}; change them there")
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+    found = next((each for each in documents if isinstance(each, dict) and each.get("kind") == "FineTuneRun"), None)
+    if found is None:
+        raise ValueError(f"{path}: there is no FineTuneRun in it")
+    try:
+        return train_settings(FineTuneRun.model_validate(found).spec)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path}: {field}: {first['msg']}") from error
 
 
 def _show(output: Any, arguments: argparse.Namespace) -> None:
@@ -147,6 +204,14 @@ def _show(output: Any, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({**output.model_dump(mode="json"), "folder": str(place)}, indent=2))
         return
+    for probe in output.probes:
+        rates = ", ".join(
+            f"{name} {'unknown' if rate is None else f'{rate:.1%}'}"
+            for name, rate in (("passed", probe.pass_rate), ("well-formed", probe.syntax_rate))
+        )
+        print(f"probe at step {probe.step}: {probe.judged} of {probe.tasks} tasks judged, {rates}")
+    if output.stop_reason != "Completed":
+        print(f"ended early: {output.stop_reason}")
     resumed = f", resumed from step {output.resumed_from_step}" if output.resumed_from_step else ""
     print(f"trained {output.steps} steps, final loss {output.final_loss:.4f}{resumed}")
     print(f"{output.tokens_per_second:,.0f} tokens/s")

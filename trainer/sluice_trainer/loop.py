@@ -12,18 +12,23 @@ plan's count of scored tokens, not by a worker's own, so that the number of work
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
-from sluice_api.contracts.jobs import FailureClass
+from sluice_api.contracts.jobs import FailureClass, ProbePlan, ProbeResult, StopReason
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.group import Alone, Group
-from sluice_trainer.plan import Plan
+from sluice_trainer.optimizer import Optimizer
+from sluice_trainer.phases import Phase, check_phases
+from sluice_trainer.plan import Plan, Step
+from sluice_trainer.probes import is_due, verdict
 from sluice_trainer.recipes import Recipe
 from sluice_trainer.schedule import Schedule
+from sluice_trainer.snapshot import PendingSnapshot, Snapshot, SnapshotTaker, Take, put_back, spread
 
 FINAL_STEPS = 10
 """Steps over which the final loss is averaged."""
@@ -47,8 +52,15 @@ class LoopConfig:
     """Global gradient norm beyond which gradients are scaled down."""
     checkpoint_every: int = 250
     """Steps between checkpoints; the last step has one in any case."""
+    phases: tuple[Phase, ...] = ()
+    """What is trained when; empty trains everything throughout."""
+    probes: ProbePlan | None = None
+    """Evaluations on the live weights, and the rules that read them."""
+    base_steps: int | None = None
+    """Steps unless the probes' gates are met; None means all of the plan's."""
 
     def __post_init__(self) -> None:
+        check_phases(self.phases)
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}: it must be at least 1")
         if not self.max_grad_norm > 0:
@@ -66,7 +78,9 @@ class StepRecord:
     loss: float
     """Mean loss per scored unit, in nats."""
     learning_rate: float
-    """Learning rate of the step."""
+    """Learning rate of the step; the highest where groups differ."""
+    phase: int
+    """Number of the phase, from 0."""
     grad_norm: float
     """Global gradient norm before clipping."""
     tokens: int
@@ -75,24 +89,10 @@ class StepRecord:
     """Real tokens per second over the last steps, all workers together."""
     epoch: float
     """Passes over the data."""
+    stall_seconds: float = 0.0
+    """Seconds for which this run has waited for snapshots and checkpoints so far."""
     extra: Mapping[str, float] = field(default_factory=dict)
     """Further means of the recipe."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Everything that a run needs in order to go on."""
-
-    step: int
-    """Steps done."""
-    parameters: Mapping[str, torch.Tensor]
-    """Trained parameters by name, on the CPU."""
-    optimizer: Mapping[str, torch.Tensor]
-    """State of AdamW: `<parameter>/<moment>`, on the CPU."""
-    random: Mapping[str, torch.Tensor]
-    """States of torch's generators, by device."""
-    recent: tuple[tuple[float, int], ...]
-    """Loss sum and scored units of the last steps."""
 
 
 class Hooks(Protocol):
@@ -106,8 +106,12 @@ class Hooks(Protocol):
         """Whether to save and stop after the present step."""
         ...
 
-    def checkpoint(self, step: int, take: Callable[[], Snapshot]) -> None:
+    def checkpoint(self, step: int, take: Take) -> None:
         """Save a snapshot, if this worker is the one that saves."""
+        ...
+
+    def probe(self, step: int) -> ProbeResult:
+        """Evaluate the weights as they are after `step` steps; asked of the first worker only."""
         ...
 
 
@@ -118,11 +122,15 @@ class Trained:
     step: int
     """Steps done."""
     finished: bool
-    """Whether all steps are done; otherwise the loop was asked to stop."""
+    """Whether the run is over; otherwise the loop was asked to stop."""
+    stop_reason: StopReason
+    """Why it is over."""
     final_loss: float
     """Mean loss per scored unit over the last steps, in nats; NaN before the first."""
     tokens_per_second: float
-    """Real tokens per second of this run, all workers together."""
+    """Real tokens per second of this run, all workers together, probes not counted."""
+    probes: tuple[ProbeResult, ...] = ()
+    """What the probes showed; complete on the first worker only."""
 
 
 def train(
@@ -139,58 +147,148 @@ def train(
 
     Raises:
         WorkerError: `UserError` when the loss or the gradients stop being finite.
+        ValueError: a phase trains nothing.
     """
-    group = group or Alone()
-    parameters = list(recipe.parameters.values())
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=config.schedule.peak,
-        betas=config.betas,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    done, recent = _restore(recipe.parameters, optimizer, resume, group)
-    speed = _Speed(clock)
-    total = len(plan.steps)
-    saved = done
-    for index in range(done, total):
-        step = plan.steps[index]
-        rate = _set_rate(optimizer, config.schedule.rate(index))
-        optimizer.zero_grad(set_to_none=True)
+    run = _Run(plan, hooks, recipe, config, group or Alone(), clock)
+    try:
+        return run.carry_out(resume)
+    finally:
+        run.taker.close()
+
+
+class _Run:
+    """One run of the loop."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        hooks: Hooks,
+        recipe: Recipe,
+        config: LoopConfig,
+        group: Group,
+        clock: Callable[[], float],
+    ) -> None:
+        self.plan, self.hooks, self.recipe, self.config, self.group = plan, hooks, recipe, config, group
+        self.optimizer = Optimizer(
+            recipe.parameters,
+            schedule=config.schedule,
+            phases=config.phases,
+            betas=config.betas,
+            epsilon=config.epsilon,
+            weight_decay=config.weight_decay,
+        )
+        self.taker = SnapshotTaker(recipe.parameters, self.optimizer.adamw)
+        self.speed = _Speed(clock)
+        self._clock = clock
+        self.stalled = 0.0
+        self.recent: deque[tuple[float, int]] = deque(maxlen=FINAL_STEPS)
+        self.probes: list[ProbeResult] = []
+        self.done = 0
+        self.total = len(plan.steps)
+        self.base_steps = min(config.base_steps or self.total, self.total)
+
+    def carry_out(self, resume: Snapshot | None) -> Trained:
+        """Restore, then step after step until the plan, a stop rule or a request ends it."""
+        self._restore(resume)
+        saved = self.done
+        reason = self._probe()
+        stop = False
+        while reason is None and self.done < self.total and not stop:
+            stop = self._step(self.plan.steps[self.done]) and self.done < self.total
+            reason = self._probe()
+            if stop or reason or self.done == self.total or self.done % self.config.checkpoint_every == 0:
+                with self._stall():
+                    self.hooks.checkpoint(self.done, self._take)
+                saved = self.done
+        assert saved == self.done, "a run never ends on an unsaved step"
+        finished = reason is not None or self.done == self.total
+        return Trained(
+            step=self.done,
+            finished=finished,
+            stop_reason=reason or StopReason.COMPLETED,
+            final_loss=_mean_loss(self.recent),
+            tokens_per_second=self.speed.overall(),
+            probes=tuple(self.probes),
+        )
+
+    def _step(self, step: Step) -> bool:
+        """Take one optimizer step; whether a worker was asked to stop."""
+        index, group, recipe = self.done, self.group, self.recipe
+        trained = self.optimizer.begin(index)
         sums = torch.zeros(len(recipe.metrics) + 1, dtype=torch.float64)
         for number in range(group.rank, len(step.rows), group.size):
-            torch.manual_seed(plan.draw_seed(index, number))
+            torch.manual_seed(self.plan.draw_seed(index, number))
             sums[:-1] += recipe.backward(step.rows[number], step.scored)
-        sums[-1] = float(hooks.stop_requested())
-        _add_up(parameters, sums, group)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+        sums[-1] = float(self.hooks.stop_requested())
+        _add_up(trained, sums, group)
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm))
         _check_finite(index + 1, float(sums[0]), norm)
-        optimizer.step()
-        recent.append((float(sums[0]), step.scored))
+        with self._stall():
+            self.taker.settle()
+        self.optimizer.step()
+        self.done = index + 1
+        self.recent.append((float(sums[0]), step.scored))
         means = {name: float(value) / step.scored for name, value in zip(recipe.metrics, sums, strict=False)}
-        hooks.step_done(
+        self.hooks.step_done(
             StepRecord(
-                step=index + 1,
-                of=total,
+                step=self.done,
+                of=self.total if self.done > self.base_steps else self.base_steps,
                 loss=means.pop(recipe.metrics[0]),
-                learning_rate=rate,
+                learning_rate=self.optimizer.learning_rate,
+                phase=self.optimizer.phase(index),
                 grad_norm=norm,
                 tokens=step.tokens,
-                tokens_per_second=speed.count(step.tokens),
+                tokens_per_second=self.speed.count(step.tokens),
                 epoch=step.epoch,
+                stall_seconds=self.stalled,
                 extra=means,
             )
         )
-        done = index + 1
-        stop = bool(sums[-1] > 0) and done < total
-        if stop or done == total or done % config.checkpoint_every == 0:
-            hooks.checkpoint(done, lambda: _take(done, recipe.parameters, optimizer, recent))  # noqa: B023 - called now
-            saved = done
-        if stop:
-            break
-    assert saved == done, "a run never ends on an unsaved step"
-    return Trained(step=done, finished=done == total, final_loss=_mean_loss(recent), tokens_per_second=speed.overall())
+        return bool(sums[-1] > 0)
+
+    def _probe(self) -> StopReason | None:
+        """Run the probe that is due; why the run ends here, the same on every worker."""
+        plan = self.config.probes
+        if plan is None:
+            return None
+        reasons = list(StopReason)
+        told = torch.zeros(1, dtype=torch.int64, device=next(iter(self.recipe.parameters.values())).device)
+        if self.group.rank == 0:
+            if is_due(plan, self.probes, self.done):
+                with self.speed.paused():
+                    self.probes.append(self.hooks.probe(self.done))
+            reason = verdict(self.probes, plan, step=self.done, base_steps=self.base_steps)
+            told[0] = 1 + reasons.index(reason) if reason is not None else 0
+        if self.done % plan.every == 0 or self.done == self.base_steps or self._gate_here(plan):
+            self.group.broadcast(told)
+        return reasons[int(told) - 1] if int(told) else None
+
+    @contextmanager
+    def _stall(self) -> Iterator[None]:
+        """Count the time inside as waiting for checkpoints."""
+        before = self._clock()
+        yield
+        self.stalled += self._clock() - before
+
+    def _gate_here(self, plan: ProbePlan) -> bool:
+        return any(gate.at_step == self.done for gate in plan.gates)
+
+    def _take(self) -> PendingSnapshot:
+        return self.taker.take(self.done, tuple(self.recent), tuple(self.probes))
+
+    def _restore(self, resume: Snapshot | None) -> None:
+        """Put a snapshot back, on every worker what process 0 has."""
+        parameters, adamw = self.recipe.parameters, self.optimizer.adamw
+        if resume is not None:
+            put_back(parameters, adamw, resume)
+            self.recent.extend(resume.recent)
+            self.probes = list(resume.probes)
+        device = next(iter(parameters.values())).device
+        done = torch.tensor(resume.step if resume else 0, device=device)
+        self.group.broadcast(done)
+        self.done = int(done)
+        if self.group.size > 1:
+            spread(parameters, adamw, self.group)
 
 
 class _Speed:
@@ -206,6 +304,15 @@ class _Speed:
         self._marks.append((self._clock(), self._marks[-1][1] + tokens))
         return self._between(self._marks[0], self._marks[-1])
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Count neither the time nor the work inside."""
+        before = self._clock()
+        yield
+        away = self._clock() - before
+        self._start += away
+        self._marks = deque(((at + away, tokens) for at, tokens in self._marks), maxlen=self._marks.maxlen)
+
     def overall(self) -> float:
         """Speed since the start."""
         return self._between((self._start, 0), self._marks[-1])
@@ -216,13 +323,7 @@ class _Speed:
         return (last[1] - first[1]) / seconds if seconds > 0 else 0.0
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
-    for entry in optimizer.param_groups:
-        entry["lr"] = rate
-    return rate
-
-
-def _add_up(parameters: list[torch.nn.Parameter], sums: torch.Tensor, group: Group) -> None:
+def _add_up(parameters: Sequence[torch.nn.Parameter], sums: torch.Tensor, group: Group) -> None:
     """Sum gradients and figures over the workers; one that had no row of this step adds nothing."""
     if group.size == 1:
         return
@@ -254,74 +355,3 @@ def _check_finite(step: int, loss: float, norm: float) -> None:
 def _mean_loss(recent: deque[tuple[float, int]]) -> float:
     scored = sum(units for _, units in recent)
     return sum(loss for loss, _ in recent) / scored if scored else math.nan
-
-
-def _take(
-    step: int,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    recent: deque[tuple[float, int]],
-) -> Snapshot:
-    """A copy of the run's state that later steps leave alone."""
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.detach().to("cpu", copy=True)
-
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    return Snapshot(
-        step=step,
-        parameters={name: copy(parameter) for name, parameter in parameters.items()},
-        optimizer={
-            f"{name}/{key}": copy(value)
-            for name, parameter in parameters.items()
-            for key, value in optimizer.state[parameter].items()
-        },
-        random=random,
-        recent=tuple(recent),
-    )
-
-
-def _restore(
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    resume: Snapshot | None,
-    group: Group,
-) -> tuple[int, deque[tuple[float, int]]]:
-    """Put a snapshot back, on every worker what process 0 has; return the steps done and the recent losses."""
-    if resume is not None:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(resume.parameters[name])
-                optimizer.state[parameter] = {
-                    key: resume.optimizer[f"{name}/{key}"].clone().to("cpu" if key == "step" else parameter.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-        torch.set_rng_state(resume.random["cpu"])
-        if "cuda" in resume.random and torch.cuda.is_available():
-            torch.cuda.set_rng_state(resume.random["cuda"])
-    device = next(iter(parameters.values())).device
-    done = torch.tensor(resume.step if resume else 0, device=device)
-    group.broadcast(done)
-    if group.size > 1:
-        _spread(parameters, optimizer, group, started=int(done) > 0)
-    return int(done), deque(resume.recent if resume else (), maxlen=FINAL_STEPS)
-
-
-def _spread(
-    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, group: Group, *, started: bool
-) -> None:
-    """Give every worker the parameters, and where steps were taken the optimizer state, of process 0."""
-    for parameter in parameters.values():
-        group.broadcast(parameter.data)
-        if not started:
-            continue
-        state = optimizer.state[parameter]
-        state.setdefault("step", torch.zeros((), device=parameter.device))
-        for key in ("exp_avg", "exp_avg_sq"):
-            state.setdefault(key, torch.zeros_like(parameter))
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            carried = state[key].to(parameter.device)
-            group.broadcast(carried)
-            state[key] = carried

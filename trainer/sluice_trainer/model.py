@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -18,6 +19,7 @@ from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import attention
+from sluice_trainer.parameter_groups import EXPERTS, NORM, ROUTER, role_of
 
 ALL_LINEAR = "all-linear"
 """peft's word for every linear layer but the output head."""
@@ -35,6 +37,8 @@ class LoraSettings:
     """Dropout before the update."""
     target_modules: str | tuple[str, ...] = ALL_LINEAR
     """Modules that get an adapter: names, or `all-linear`."""
+    roles: frozenset[str] = frozenset()
+    """Of norm, router and experts, which `all-linear` leaves alone, those that are trained as well."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -99,11 +103,16 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
         WorkerError: `UserError` when no module has the names asked for.
     """
     targets = settings.target_modules
+    if targets == ALL_LINEAR and any(role_of(name) == EXPERTS and p.ndim > 2 for name, p in base.named_parameters()):
+        targets = _linear_names(base)
+    whole, fused = extra_targets(base, settings.roles)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
+        modules_to_save=whole or None,
+        target_parameters=fused or None,
         bias="none",
         task_type="CAUSAL_LM",
     )
@@ -114,6 +123,48 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
     except ValueError as error:
         message = f"lora.targetModules {targets!r} does not fit the base model: {error}"
         raise WorkerError(FailureClass.USER_ERROR, message[:1000]) from error
+
+
+def _linear_names(base: Any) -> tuple[str, ...]:
+    """Every linear layer but the output head, by the last part of its name.
+
+    peft reads `all-linear` of a mixture of experts as naming the experts too, which here are a matter of phases.
+    """
+    head = base.get_output_embeddings()
+    linear = (
+        name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    return tuple(sorted({name.rpartition(".")[2] for name in linear}))
+
+
+def extra_targets(base: Any, roles: frozenset[str]) -> tuple[list[str], list[str]]:
+    """What else an adapter needs for some roles: modules trained whole, and parameters that get an update of low rank.
+
+    Norms and routers are small and are trained whole (`modules_to_save`); experts that a model keeps as one tensor a
+    layer get a low-rank update of that tensor (`target_parameters`). Experts that are linear layers are `all-linear`'s.
+
+    Raises:
+        WorkerError: `UserError` when the model has nothing in one of the roles.
+    """
+    whole: set[str] = set()
+    fused: set[str] = set()
+    linear: set[str] = set()
+    for name, module in base.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            role = role_of(f"{name}.{own}")
+            if role not in roles:
+                continue
+            if isinstance(module, torch.nn.Linear):
+                linear.add(role)
+            elif role in (NORM, ROUTER):
+                whole.add(".".join(name.split(".")[-2:]) if role == ROUTER else name.rpartition(".")[2])
+            elif parameter.ndim >= 2:
+                fused.add(".".join([*name.split(".")[-2:], own]))
+    found = linear | {role_of(each) for each in (*whole, *fused)}
+    if missing := roles - found:
+        message = f"phases train {', '.join(sorted(missing))}, of which the base model has none: name other groups"
+        raise WorkerError(FailureClass.USER_ERROR, message)
+    return sorted(whole), sorted(fused)
 
 
 def continue_adapter(base: Any, folder: Path, settings: LoraSettings) -> PeftModel:
@@ -127,6 +178,12 @@ def continue_adapter(base: Any, folder: Path, settings: LoraSettings) -> PeftMod
         if found != wanted:
             message = f"lora.{name} is {wanted}, the parent adapter's is {found}: set lora.{name} to {found}"
             raise WorkerError(FailureClass.USER_ERROR, message)
+    whole, fused = extra_targets(base, settings.roles)
+    lacking = (set(whole) - set(config.modules_to_save or ())) | (set(fused) - set(config.target_parameters or ()))
+    if lacking:
+        names = ", ".join(sorted(lacking))
+        message = f"phases train {names}, which the parent adapter does not have: leave parentRef out"
+        raise WorkerError(FailureClass.USER_ERROR, message)
     config.lora_dropout = settings.dropout
     config.inference_mode = False
     with _quiet():
@@ -146,11 +203,21 @@ def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
 
 def target_names(model: PeftModel) -> list[str]:
     """Names of the modules that carry an adapter, sorted: last parts where these say it all, else full names."""
-    modules = [name for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)]
+    modules = [
+        name
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, LoraLayer) and not isinstance(module, ParamWrapper)
+    ]
     short = {name.rpartition(".")[2] for name in modules}
     others = (name for name, _ in model.get_base_model().named_modules() if name not in set(modules))
     ambiguous = any(name.rpartition(".")[2] in short for name in others)
     return sorted(modules if ambiguous else short)
+
+
+def trained_names(model: PeftModel) -> list[str]:
+    """Everything that the adapter changes: modules with an update, modules trained whole, parameters with an update."""
+    config = model.peft_config["default"]
+    return [*target_names(model), *sorted(config.modules_to_save or ()), *sorted(config.target_parameters or ())]
 
 
 def adapter_config(model: PeftModel, base: ModelRef) -> bytes:

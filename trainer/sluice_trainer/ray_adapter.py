@@ -15,13 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from sluice_api.contracts.jobs import PROGRESS_FILE, FailureClass, Progress, TrainJob, TrainOutput
 from sluice_artifacts import ArtifactError, join, open_store
 from sluice_artifacts.reporting import Reporter, WorkerError
+
+if TYPE_CHECKING:
+    from sluice_trainer.live import Prober
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
 """Set by Ray for the driver of a job."""
@@ -41,6 +44,8 @@ START_LIMIT_SECONDS = 600.0
 """Seconds for which it does so."""
 PROCESS_GROUP_TIMEOUT_SECONDS = 600
 """Seconds after which a worker gives up waiting for the others."""
+PROBING_TIMEOUT_SECONDS = 6 * 3600
+"""The same where the others wait while the first one runs a suite."""
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -54,7 +59,7 @@ _ENVIRONMENT = {
 _log = logging.getLogger(__name__)
 
 
-def run(job: TrainJob, reporter: Reporter, cache: Path) -> TrainOutput:
+def run(job: TrainJob, reporter: Reporter, cache: Path, prober: "Prober | None" = None) -> TrainOutput:
     """Train on Ray and return the first worker's output.
 
     Raises:
@@ -67,7 +72,7 @@ def run(job: TrainJob, reporter: Reporter, cache: Path) -> TrainOutput:
         stop = stack.enter_context(reporter.cooperative_stop())
         stack.enter_context(connected(job))
         storage = stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-ray-"))
-        text = _fit(_trainer(job, cache, storage), job, stop, StartBeat(job, reporter))
+        text = _fit(_trainer(job, cache, storage, prober), job, stop, StartBeat(job, reporter))
     if text is None:
         raise WorkerError(FailureClass.INFRASTRUCTURE, "the training workers ended without an output: see their logs")
     return TrainOutput.model_validate_json(text)
@@ -169,7 +174,7 @@ def _fit(trainer: Any, job: TrainJob, stop: threading.Event, beat: StartBeat) ->
     return value
 
 
-def _trainer(job: TrainJob, cache: Path, storage: str) -> Any:
+def _trainer(job: TrainJob, cache: Path, storage: str, prober: "Prober | None") -> Any:
     """A Ray trainer for the job; a single worker needs no process group, and so no torch in the driver."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
@@ -180,7 +185,7 @@ def _trainer(job: TrainJob, cache: Path, storage: str) -> Any:
         name=f"{job.run.uid}-{job.attempt}", storage_path=storage, failure_config=FailureConfig(max_failures=0)
     )
     arguments = {
-        "train_loop_config": {"job": job.model_dump_json(by_alias=True), "cache": str(cache)},
+        "train_loop_config": {"job": job.model_dump_json(by_alias=True), "cache": str(cache), "prober": prober},
         "scaling_config": scaling,
         "run_config": run_config,
     }
@@ -191,11 +196,12 @@ def _trainer(job: TrainJob, cache: Path, storage: str) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     backend = "nccl" if job.use_gpu else "gloo"
-    config = TorchConfig(backend=backend, timeout_s=PROCESS_GROUP_TIMEOUT_SECONDS)
+    timeout = PROCESS_GROUP_TIMEOUT_SECONDS if job.probes is None else PROBING_TIMEOUT_SECONDS
+    config = TorchConfig(backend=backend, timeout_s=timeout)
     return TorchTrainer(train_worker, torch_config=config, **arguments)
 
 
-def train_worker(config: dict[str, str]) -> str | None:
+def train_worker(config: dict[str, Any]) -> str | None:
     """What every Ray Train worker runs; the first returns its output as JSON.
 
     Raises:
@@ -224,6 +230,7 @@ def train_worker(config: dict[str, str]) -> str | None:
         stop_requested=_StopPoll(job) if first else lambda: False,
         checkpoint_taken=checkpoint_taken,
         cache=Path(config["cache"]),
+        prober=config["prober"],
     )
     output = run_session(job, around)
     if reporter is not None:

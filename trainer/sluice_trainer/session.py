@@ -10,22 +10,25 @@ from typing import Any, Protocol
 import torch
 
 from sluice_api.contracts.base import ModelRef
-from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
+from sluice_api.contracts.jobs import FailureClass, ProbeResult, TrainJob, TrainOutput
 from sluice_api.contracts.models import AdapterManifest
-from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
+from sluice_artifacts import digest_tree, fetch, fetch_model, join, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
 from sluice_trainer.data import ROWS, read_rows
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities, tokenize_pairs
 from sluice_trainer.group import Group
-from sluice_trainer.loop import LoopConfig, Snapshot, StepRecord, Trained, train
+from sluice_trainer.live import LiveModel, Prober
+from sluice_trainer.loop import LoopConfig, StepRecord, Trained, train
+from sluice_trainer.phases import Phases, trained_roles
 from sluice_trainer.plan import Plan, build_plan
 from sluice_trainer.publish import Provenance, publish_adapter
 from sluice_trainer.recipes import Recipe, SftRecipe, sft_sizes
 from sluice_trainer.rows import fetch_rows, storage_failures
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.settings import Settings, check_job
+from sluice_trainer.snapshot import Snapshot, Take
 from sluice_trainer.tokenise import tokenize_rows
 
 _log = logging.getLogger(__name__)
@@ -71,6 +74,8 @@ class Surroundings:
     """Called on every worker at the same steps, once a checkpoint is under way."""
     cache: Path
     """Folder for fetched artifacts."""
+    prober: Prober | None = None
+    """Runs the suite of probes; None where no job asks for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,7 @@ class _Loaded:
 
     base: ModelRef
     base_folder: Path
+    tokenizer: Any
     model: Any
     recipe: Recipe
     plan: Plan
@@ -109,8 +115,7 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
         raise WorkerError(FailureClass.PREEMPTED, message)
     if around.group.rank != 0:
         return None
-    steps = len(loaded.plan.steps)
-    around.progress.progress(stage="publishing", step=steps, of=steps)
+    around.progress.progress(stage="publishing", step=trained.step, of=trained.step)
     return _publish(settings, loaded, trained, checkpointer, resumed_from)
 
 
@@ -139,7 +144,7 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
         recipe = SftRecipe(model, documents, parameters, around.device)
     else:
         recipe = _dpo(settings, model, pairs, around)
-    return _Loaded(base=base, base_folder=folder, model=model, recipe=recipe, plan=plan)
+    return _Loaded(base=base, base_folder=folder, tokenizer=tokenizer, model=model, recipe=recipe, plan=plan)
 
 
 def _dpo(settings: Settings, model: Any, pairs: Sequence[Pair], around: Surroundings) -> DpoRecipe:
@@ -162,7 +167,11 @@ def _adapted(settings: Settings, base: ModelRef, folder: Path, around: Surroundi
     job = settings.job
     targets = job.target_modules if isinstance(job.target_modules, str) else tuple(job.target_modules)
     lora = models.LoraSettings(
-        rank=job.lora_rank, alpha=job.lora_alpha, dropout=job.lora_dropout, target_modules=targets
+        rank=job.lora_rank,
+        alpha=job.lora_alpha,
+        dropout=job.lora_dropout,
+        target_modules=targets,
+        roles=trained_roles(settings.phases),
     )
     weights = models.load_base(folder, base.uri, around.device)
     if job.parent is None:
@@ -200,9 +209,11 @@ def _newest(checkpointer: Checkpointer) -> Snapshot | None:
 
 
 class _SessionHooks:
-    """The loop's hooks: progress and checkpoints from the first worker, the barrier from all."""
+    """The loop's hooks: progress, probes and checkpoints from the first worker, the barrier from all."""
 
-    def __init__(self, around: Surroundings, checkpointer: Checkpointer) -> None:
+    def __init__(self, job: TrainJob, loaded: _Loaded, around: Surroundings, checkpointer: Checkpointer) -> None:
+        self._job = job
+        self._live = LiveModel(loaded.model, loaded.tokenizer, around.device)
         self._around = around
         self._checkpointer = checkpointer
         self._last: StepRecord | None = None
@@ -216,7 +227,8 @@ class _SessionHooks:
             "grad_norm": record.grad_norm,
             "tokens_per_second": record.tokens_per_second,
             "epoch": record.epoch,
-            "checkpoint_stall_seconds": self._checkpointer.stall_seconds,
+            "phase": float(record.phase),
+            "checkpoint_stall_seconds": record.stall_seconds,
             **record.extra,
         }
         self._around.progress.progress(stage="training", step=record.step, of=record.of, metrics=metrics)
@@ -225,7 +237,15 @@ class _SessionHooks:
         """Ask the surroundings."""
         return self._around.stop_requested()
 
-    def checkpoint(self, step: int, take: Callable[[], Snapshot]) -> None:
+    def probe(self, step: int) -> ProbeResult:
+        """Have the suite run on the live weights."""
+        assert self._job.probes is not None and self._around.prober is not None, "checked before the run"
+        self._around.progress.progress(stage="probing")
+        found = self._around.prober(self._job.probes, self._live, step, join(self._job.output_uri, "probes"))
+        self._around.progress.progress(stage="training", step=step)
+        return found
+
+    def checkpoint(self, step: int, take: Take) -> None:
         """Save on the first worker, then meet the others."""
         if self._around.group.rank == 0:
             self._checkpointer.save(take)
@@ -242,11 +262,21 @@ def _train(
         decay=job.schedule,
         warmup_ratio=job.warmup_ratio,
     )
+    try:
+        Phases(settings.phases, loaded.recipe.parameters)
+    except ValueError as error:
+        raise WorkerError(FailureClass.USER_ERROR, str(error)) from error
     return train(
         loaded.plan,
-        _SessionHooks(around, checkpointer),
+        _SessionHooks(job, loaded, around, checkpointer),
         recipe=loaded.recipe,
-        config=LoopConfig(schedule=schedule, checkpoint_every=job.checkpoint_every),
+        config=LoopConfig(
+            schedule=schedule,
+            checkpoint_every=job.checkpoint_every,
+            phases=settings.phases,
+            probes=job.probes,
+            base_steps=job.max_steps,
+        ),
         group=around.group,
         resume=resume,
     )
@@ -263,11 +293,11 @@ def _publish(
         parent=job.parent,
         method=job.method,
         lora=models.LoraSettings(rank=job.lora_rank, alpha=job.lora_alpha),
-        targets=models.target_names(loaded.model),
+        targets=models.trained_names(loaded.model),
         steps=trained.step,
         final_loss=trained.final_loss,
         metrics={
-            "tokens": float(sum(step.tokens for step in loaded.plan.steps)),
+            "tokens": float(sum(step.tokens for step in loaded.plan.steps[: trained.step])),
             "rows_left_out": float(loaded.plan.left_out),
         },
     )
@@ -287,7 +317,9 @@ def _publish(
         steps=trained.step,
         final_loss=trained.final_loss,
         resumed_from_step=resumed_from,
+        stop_reason=trained.stop_reason,
         tokens_per_second=trained.tokens_per_second,
+        probes=list(trained.probes),
     )
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sluice_api.contracts.jobs import FailureClass, TrainJob
+from sluice_api.contracts.jobs import FailureClass, ProbePlan, TrainJob, TrainPhase
 from sluice_artifacts import canonical_json, digest_bytes
 from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.phases import Phase, check_phases
 from sluice_trainer.plan import PlanConfig
 
 _IDENTITY = (
@@ -18,6 +19,9 @@ _IDENTITY = (
     "learning_rate",
     "schedule",
     "warmup_ratio",
+    "phases",
+    "probes",
+    "max_steps",
     "seed",
 )
 
@@ -30,10 +34,12 @@ class Settings:
     """The job."""
     plan: PlanConfig
     """Shape of the plan."""
+    phases: tuple[Phase, ...] = ()
+    """What is trained when."""
 
     def fingerprint(self, *, plan_digest: str, base_digest: str) -> str:
         """Digest of everything that decides the result: a checkpoint with another one is of another run."""
-        document: dict[str, Any] = {name: getattr(self.job, name) for name in _IDENTITY}
+        document: dict[str, Any] = self.job.model_dump(mode="json", include=set(_IDENTITY))
         document |= {
             "plan": plan_digest,
             "base": base_digest,
@@ -54,16 +60,51 @@ def check_job(job: TrainJob) -> Settings:
             max_length=job.max_length,
             tokens_per_step=job.tokens_per_step,
             epochs=job.epochs,
-            max_steps=job.max_steps,
+            max_steps=_most_steps(job),
             packing=job.packing,
         )
+        phases = tuple(_phase(phase) for phase in job.phases)
+        check_phases(phases)
         _check(job)
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, str(error)) from error
-    return Settings(job=job, plan=plan)
+    return Settings(job=job, plan=plan, phases=phases)
+
+
+def _most_steps(job: TrainJob) -> int | None:
+    """Steps of the plan: those of an extended run, where there may be one."""
+    if job.probes is None or job.probes.extend_to is None:
+        return job.max_steps
+    if job.max_steps is None or job.max_steps >= job.probes.extend_to:
+        raise ValueError(f"probes.extend_to is {job.probes.extend_to}: it needs a smaller max_steps ({job.max_steps})")
+    return job.probes.extend_to
+
+
+def _phase(phase: TrainPhase) -> Phase:
+    return Phase(
+        until=phase.until,
+        train=tuple(phase.train),
+        freeze=tuple(phase.freeze),
+        learning_rate=phase.learning_rate,
+        learning_rates=phase.learning_rates,
+    )
+
+
+def _check_probes(probes: ProbePlan, max_steps: int | None) -> None:
+    if probes.every < 1:
+        raise ValueError(f"probes.every is {probes.every}: it must be at least 1")
+    if probes.patience_steps < 1:
+        raise ValueError(f"probes.patience_steps is {probes.patience_steps}: it must be at least 1")
+    if bool(probes.gates) != (probes.extend_to is not None):
+        raise ValueError("probes.gates and probes.extend_to need each other: gates decide whether the run is extended")
+    for number, gate in enumerate(probes.gates):
+        if max_steps is not None and not 1 <= gate.at_step <= max_steps:
+            raise ValueError(f"probes.gates[{number}].at_step is {gate.at_step}: it must lie within 1 and {max_steps}")
 
 
 def _check(job: TrainJob) -> None:
+    if job.probes is not None:
+        _check_probes(job.probes, job.max_steps)
     if job.lora_rank < 1:
         raise ValueError(f"lora_rank is {job.lora_rank}: it must be at least 1")
     if job.lora_alpha < 1:

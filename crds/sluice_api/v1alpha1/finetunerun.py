@@ -88,6 +88,75 @@ class Sequence(ApiModel):
     """Pack several rows into one sequence, each attending to itself only."""
 
 
+GroupName = Annotated[
+    str, StringConstraints(pattern=r"^(attention|router|norm|experts|mlp|other|layers:[0-9]+-[0-9]+)$", max_length=32)
+]
+"""Named parameters: a role in the model, or a range of layers such as `layers:8-15`, both ends included."""
+
+
+class GroupRate(ApiModel):
+    """Learning rate of one group."""
+
+    group: GroupName
+    """The group."""
+    learning_rate: float = Field(gt=0.0, le=1.0)
+    """Its peak learning rate."""
+
+
+class TrainingPhase(ApiModel):
+    """What is trained during some of the steps."""
+
+    until: int | None = Field(default=None, ge=1)
+    """First step that no longer belongs to it; the last phase holds to the end in any case."""
+    train: list[GroupName] = Field(default_factory=list, max_length=16)
+    """Groups that are trained; empty means all."""
+    freeze: list[GroupName] = Field(default_factory=list, max_length=16)
+    """Groups that are not; it wins over `train`."""
+    learning_rate: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Peak learning rate; without it the optimizer's."""
+    learning_rates: list[GroupRate] = Field(default_factory=list, max_length=16)
+    """Peak learning rate by group where one differs; of several that fit, the last counts."""
+
+
+class ProbeGateSpec(ApiModel):
+    """What a probe must show before the run is extended."""
+
+    at_step: int = Field(ge=1)
+    """Step of the probe; one is run there in any case."""
+    pass_rate: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Least pass rate."""
+    syntax_rate: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Least share of answers that are well-formed."""
+
+
+class ProbesSpec(ApiModel):
+    """Evaluations on the live weights while training."""
+
+    every: int = Field(default=250, ge=1)
+    """Steps between probes; the first, before step 1, is the baseline."""
+    suite: Annotated[str, StringConstraints(pattern=r"^([a-z0-9-]+|(builtin:|s3://|file://).+)$", max_length=1024)]
+    """Built-in suite by name, e.g. `smoke-8`, or the URI of one."""
+    stop_rules: list[Literal["syntaxDropsTwice", "passRateStalls"]] = Field(default_factory=list, max_length=2)
+    """Rules that end the run early; the reason is in `status.stopReason`."""
+    patience_steps: int = Field(default=750, ge=1)
+    """Steps without a new best pass rate that `passRateStalls` waits for."""
+    gates: list[ProbeGateSpec] = Field(default_factory=list, max_length=16)
+    """What the extension asks for."""
+    extend_to: int | None = Field(default=None, ge=1)
+    """Steps in all once every gate is met; without it, or with a gate missed, `optimizer.maxSteps`."""
+
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": validations(
+            rule(
+                "!has(self.gates) || size(self.gates) == 0 || has(self.extendTo)", "probes.gates needs probes.extendTo"
+            ),
+            rule(
+                "!has(self.extendTo) || (has(self.gates) && size(self.gates) > 0)", "probes.extendTo needs probes.gates"
+            ),
+        )
+    }
+
+
 class Checkpoint(ApiModel):
     """Full checkpoints: adapter, optimizer, schedule, random states, data position."""
 
@@ -132,6 +201,25 @@ class FineTuneRunSpec(ApiModel):
     """Optimizer and schedule."""
     sequence: Sequence = Sequence()
     """How rows become sequences."""
+    phases: list[TrainingPhase] = Field(
+        default_factory=list,
+        max_length=16,
+        json_schema_extra=validations(
+            rule(
+                "self.filter(p, !has(p.until)).size() == 0 || "
+                "(self.filter(p, !has(p.until)).size() == 1 && !has(self[self.size() - 1].until))",
+                "spec.phases: only the last phase may have no until",
+            ),
+            rule(
+                "self.filter(p, has(p.until)).all(a, self.exists_one(b, has(b.until) && b.until == a.until)) && "
+                "self.filter(p, has(p.until)).map(p, p.until).isSorted()",
+                "spec.phases: until must increase strictly",
+            ),
+        ),
+    )
+    """What is trained when, by step; empty trains the whole adapter throughout."""
+    probes: ProbesSpec | None = None
+    """Evaluations while training, and the rules that read them."""
     checkpoint: Checkpoint = Checkpoint()
     """When state is saved."""
     workers: int = Field(default=1, ge=1, le=1024)
@@ -154,6 +242,16 @@ class FineTuneRunSpec(ApiModel):
             rule(
                 "!has(self.baseModel.revision) || self.baseModel.revision == '' || self.baseModel.uri.startsWith('hf://')",
                 "spec.baseModel.revision is only for hf:// models",
+            ),
+            rule(
+                "!has(self.probes) || !has(self.probes.extendTo) || (has(self.optimizer) && "
+                "has(self.optimizer.maxSteps) && self.optimizer.maxSteps < self.probes.extendTo)",
+                "spec.probes.extendTo needs a smaller spec.optimizer.maxSteps",
+            ),
+            rule(
+                "!has(self.probes) || !has(self.probes.gates) || (has(self.optimizer) && "
+                "has(self.optimizer.maxSteps) && self.probes.gates.all(g, g.atStep <= self.optimizer.maxSteps))",
+                "spec.probes.gates[].atStep must not exceed spec.optimizer.maxSteps",
             ),
         )
     }
@@ -189,6 +287,23 @@ class AdapterStatus(StatusModel):
     """Optimizer steps taken."""
 
 
+class ProbeStatus(StatusModel):
+    """What a probe showed."""
+
+    step: int
+    """Steps done."""
+    tasks: int
+    """Tasks of the suite."""
+    judged: int
+    """Tasks that could be judged."""
+    passed: int
+    """Tasks passed."""
+    pass_rate: float | None = None
+    """`passed / judged`."""
+    syntax_rate: float | None = None
+    """Share of judged tasks whose answer is well-formed."""
+
+
 class FineTuneRunStatus(BaseStatus):
     """What happened."""
 
@@ -201,7 +316,9 @@ class FineTuneRunStatus(BaseStatus):
     resumed_from_step: int | None = None
     """Step that the newest attempt resumed from."""
     stop_reason: ShortText = ""
-    """Why training ended."""
+    """Why training ended: `Completed`, `SyntaxDropsTwice`, `PassRateStalls` or `GatesNotMet`."""
+    last_probe: ProbeStatus | None = None
+    """What the last probe showed, once the run has ended."""
 
 
 class FineTuneRun(SluiceObject):

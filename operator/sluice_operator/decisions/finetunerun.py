@@ -3,10 +3,11 @@
 from typing import Any
 
 from sluice_api.contracts.base import DIGEST_PATTERN, ArtifactRef, ModelRef
-from sluice_api.contracts.jobs import FailureClass, Result, TrainJob, TrainOutput
+from sluice_api.contracts.jobs import FailureClass, ProbeResult, Result, StopReason, TrainJob, TrainOutput
+from sluice_api.training import schedule_problem
 from sluice_api.v1alpha1 import FineTuneRun, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, ConditionStatus
-from sluice_api.v1alpha1.finetunerun import AdapterStatus, FineTuneRunStatus, PinnedInputs
+from sluice_api.v1alpha1.finetunerun import AdapterStatus, FineTuneRunStatus, PinnedInputs, ProbeStatus
 from sluice_operator.decisions.attempts import Limits, refused, workers_within
 from sluice_operator.decisions.base import Decision, Now, Observed
 from sluice_operator.decisions.common import (
@@ -61,12 +62,18 @@ def revision_fits(facts: Facts[FineTuneRun]) -> Objection | None:
     return None
 
 
+def schedule_valid(facts: Facts[FineTuneRun]) -> Objection | None:
+    """Check `spec.phases` and `spec.probes`."""
+    problem = schedule_problem(facts.obj.spec)
+    return Objection(reason=Reason.INVALID_SPEC, message=problem) if problem else None
+
+
 def workers_allowed(facts: Facts[FineTuneRun]) -> Objection | None:
     """Check `spec.workers` against the profile's ceiling."""
     return workers_within(facts, facts.obj.spec.workers)
 
 
-CHECKS = (durations_valid, revision_fits, profile_known, workers_allowed)
+CHECKS = (durations_valid, revision_fits, schedule_valid, profile_known, workers_allowed)
 """Checks of the spec alone."""
 
 
@@ -221,7 +228,8 @@ class _Rules:
                 ),
                 "inputs": status.inputs.model_copy(update={"base_model": output.base_model.digest}),
                 "resumed_from_step": output.resumed_from_step,
-                "stop_reason": output.stop_reason,
+                "stop_reason": output.stop_reason.value,
+                "last_probe": _probe_status(output.probes[-1]) if output.probes else None,
             }
         )
 
@@ -233,6 +241,8 @@ class _Rules:
             f"adapter {short(adapter.digest)} of rank {adapter.rank} after {adapter.steps} steps, "
             f"final loss {adapter.final_loss:.4f} nats per token"
         )
+        if status.stop_reason not in ("", StopReason.COMPLETED):
+            message += f"; ended early: {status.stop_reason}"
         verdict = Verdict(
             mood=Mood.DONE,
             phase=Phase.SUCCEEDED,
@@ -241,6 +251,18 @@ class _Rules:
             more={ConditionType.SUCCEEDED: (ConditionStatus.TRUE, Reason.SUCCEEDED, message)},
         )
         return decided(facts, status, verdict)
+
+
+def _probe_status(probe: ProbeResult) -> ProbeStatus:
+    """Return what a probe showed, rates to four places."""
+    return ProbeStatus(
+        step=probe.step,
+        tasks=probe.tasks,
+        judged=probe.judged,
+        passed=probe.passed,
+        pass_rate=None if probe.pass_rate is None else round(probe.pass_rate, 4),
+        syntax_rate=None if probe.syntax_rate is None else round(probe.syntax_rate, 4),
+    )
 
 
 def _mismatch(status: FineTuneRunStatus, output: object) -> str:
