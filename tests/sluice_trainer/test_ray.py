@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from sluice_api.contracts.jobs import FailureClass, Progress
+from sluice_api.contracts.jobs import FailureClass, Progress, TrainOutput
 from sluice_artifacts.reporting import Reporter, WorkerError, classify, run_worker
 from sluice_trainer import ray_adapter, worker
 from training_jobs import Workplace
@@ -19,35 +19,36 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::Depre
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
-    """A workplace, and one local Ray on loopback for all tests here."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainOutput]:
+    """The same work bare, by one worker on Ray and by two, on one local Ray.
+
+    A worker's start is ten times its work here, so both Ray jobs are started at once.
+    """
     folder = tmp_path_factory.mktemp("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(worker.CACHE_VARIABLE, str(folder / "cache"))
         patch.delenv(ray_adapter.ADDRESS_VARIABLE, raising=False)
         patch.setenv(ray_adapter.CPUS_VARIABLE, "1")
-        place = Workplace(folder)
-        with ray_adapter.connected(place.job("cluster", workers=2)):
-            yield place
+        place = Workplace(folder, rows=12)
+        workers = {"bare": 1, "one worker": 1, "two workers": 2}
+        jobs = {name: place.job(name.replace(" ", "-"), workers=count) for name, count in workers.items()}
+        assert run_worker(jobs["bare"], worker.run_bare) == 0
+        on_ray = [jobs["one worker"], jobs["two workers"]]
+        with ray_adapter.connected(place.job("cluster", workers=3)), ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(lambda job: run_worker(job, worker.run), on_ray)) == [0, 0]
+        return {name: place.output(job) for name, job in jobs.items()}
 
 
-def test_one_worker_publishes_what_the_bare_loop_publishes(place: Workplace) -> None:
-    bare, job = place.job("bare"), place.job("ray")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    assert run_worker(bare, worker.run_bare) == 0
-    assert run_worker(job, worker.run) == 0
-    found, expected = place.output(job), place.output(bare)
-    assert found.steps == expected.steps
+def test_one_worker_publishes_what_the_bare_loop_publishes(trained: dict[str, TrainOutput]) -> None:
+    found, expected = trained["one worker"], trained["bare"]
+    assert found.steps == expected.steps > 1
     assert found.final_loss == pytest.approx(expected.final_loss, abs=1e-5)
-    if threads == "1":
+    if os.environ.get("OMP_NUM_THREADS") == "1":
         assert found.adapter == expected.adapter
 
 
-def test_two_workers_end_with_the_same_loss(place: Workplace) -> None:
-    bare, job = place.job("bare-2"), place.job("ray-2", workers=2)
-    assert run_worker(bare, worker.run_bare) == 0
-    assert run_worker(job, worker.run) == 0
-    found, expected = place.output(job), place.output(bare)
+def test_two_workers_end_with_the_same_loss(trained: dict[str, TrainOutput]) -> None:
+    found, expected = trained["two workers"], trained["bare"]
     assert found.steps == expected.steps
     assert found.final_loss == pytest.approx(expected.final_loss, abs=1e-4)
 
