@@ -51,6 +51,8 @@ class Run:
     """Rollout that assigned its arm; empty when unknown."""
     path: str
     """Where it was read."""
+    request_id: str = ""
+    """Request that it served; empty when unknown."""
     reasons: Mapping[str, int]
     """Steps by ladder rule."""
 
@@ -132,6 +134,7 @@ def read_run(data: bytes, path: str, *, trust_labels: bool = True) -> Run:
         failures=failures,
         model_digest=str(document.get("model_digest") or ""),
         rollout=str(document.get("rollout") or ""),
+        request_id=str(document.get("request_id") or ""),
         path=path,
         reasons=reasons,
     )

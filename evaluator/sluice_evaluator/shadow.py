@@ -15,7 +15,10 @@ from sluice_api.contracts.shadow import EProcess, ShadowComparison, ShadowSummar
 from sluice_api.contracts.trace import Variant
 from sluice_evaluator.report import rfc3339
 from sluice_evaluator.runs import Run, RunSet
+from sluice_evaluator.shadow_pairs import Joined, join
 from sluice_evaluator.statistics import SequentialConfig, blocks_of, e_path
+from sluice_evaluator.statistics.pairs import paired_e_path
+from sluice_evaluator.statistics.sequential import EPath
 
 FEWEST_STABLE_RUNS = 20
 """Runs of the stable arm, or as many as are asked of the candidate, without which the tolerance rule says nothing."""
@@ -33,6 +36,10 @@ class ShadowConfig:
     """Non-inferiority margin on the run escalation rate (sequential), absolute."""
     alpha: float = 0.05
     """Error level of each sequential test."""
+    harm_alpha: float | None = None
+    """Error level of the test for harm where it differs: this step's part of what the whole rollout may spend."""
+    paired: bool = False
+    """Compare mirrored requests pair by pair instead of two arms of users (sequential)."""
     min_runs: int = 1
     """Matured candidate runs asked for."""
     since: datetime | None = None
@@ -63,7 +70,15 @@ class ShadowConfig:
             raise ValueError(f"maturity_s cannot be negative, got {self.maturity_s}")
         if self.maturity_s and self.now is None:
             raise ValueError("maturity_s needs `now`")
+        if self.paired and self.method != "sequential":
+            raise ValueError("mirrored requests are compared by method sequential alone: set spec.analysis.method")
         SequentialConfig(alpha=self.alpha, margin=self.margin)
+        SequentialConfig(alpha=self.harm_level, margin=self.margin)
+
+    @property
+    def harm_level(self) -> float:
+        """Error level of the test for harm."""
+        return self.alpha if self.harm_alpha is None else self.harm_alpha
 
     def begins(self, variant: str) -> datetime | None:
         """Start of an arm's evidence."""
@@ -86,7 +101,8 @@ class _Evidence:
 
 def _is_foreign(run: Run, config: ShadowConfig) -> bool:
     """Tell whether other weights or another rollout served a run; an unknown digest is not ours."""
-    digest = {Variant.CANDIDATE: config.candidate_digest, Variant.BASELINE: config.stable_digest}.get(
+    arms = {Variant.CANDIDATE: config.candidate_digest, Variant.BASELINE: config.stable_digest}
+    digest = (arms | {Variant.MIRROR: config.candidate_digest}).get(
         run.variant,  # type: ignore[call-overload]
         "",
     )
@@ -98,7 +114,7 @@ def _select(runs: Iterable[Run], config: ShadowConfig) -> _Evidence:
     needs_dates = config.since is not None or config.maturity_s > 0 or config.method == "sequential"
     kept: list[Run] = []
     immature = foreign = foreign_stable = undated = 0
-    served = {Variant.CANDIDATE: 0, Variant.BASELINE: 0}
+    served = {Variant.CANDIDATE: 0, Variant.BASELINE: 0, Variant.MIRROR: 0}
     newest: datetime | None = None
     for run in runs:
         if needs_dates and (run.started_at is None or run.ended_at is None):
@@ -108,7 +124,7 @@ def _select(runs: Iterable[Run], config: ShadowConfig) -> _Evidence:
         if begins is not None and (run.started_at is None or run.started_at < begins):
             continue
         if _is_foreign(run, config):
-            foreign += run.variant == Variant.CANDIDATE
+            foreign += run.variant in (Variant.CANDIDATE, Variant.MIRROR)
             foreign_stable += run.variant == Variant.BASELINE
             continue
         if run.ended_at is not None:
@@ -123,14 +139,16 @@ def _select(runs: Iterable[Run], config: ShadowConfig) -> _Evidence:
                 continue
         kept.append(run)
     kept.sort(key=lambda run: (run.ended_at.timestamp() if run.ended_at else 0.0, run.tenant, run.run_id))
-    total = sum(served.values())
+    # A copied request has two runs: its share is of what users sent.
+    copied = served.pop(Variant.MIRROR)
+    total = served[Variant.BASELINE] if config.paired else sum(served.values())
     return _Evidence(
         runs=kept,
         immature=immature,
         foreign=foreign,
         foreign_stable=foreign_stable,
         undated=undated,
-        share=served[Variant.CANDIDATE] / total if total else None,
+        share=(copied if config.paired else served[Variant.CANDIDATE]) / total if total else None,
         newest=newest,
     )
 
@@ -197,14 +215,22 @@ def _e_process(runs: Sequence[Run], config: ShadowConfig) -> EProcess:
         arms = _dealt(arms, config.min_runs)
     settings = SequentialConfig(alpha=config.alpha, margin=config.margin)
     blocks = blocks_of([run.variant == Variant.CANDIDATE for run in arms], [run.escalations > 0 for run in arms])
-    path = e_path(blocks, settings)
+    return _state(e_path(blocks, settings), config)
+
+
+def _paired_process(pairs: Joined, config: ShadowConfig) -> EProcess:
+    return _state(paired_e_path(pairs.differences, config.margin), config)
+
+
+def _state(path: EPath, config: ShadowConfig) -> EProcess:
     # starts at one before any block; beyond e^700 a double ends, and no decision depends on it
     harm = max([0.0, *path.log_harm.tolist()])
     safe = path.log_safe.tolist()[-1] if path.log_safe.size else 0.0
     return EProcess(
         harm=math.exp(min(harm, 700.0)),
         non_inferiority=math.exp(max(-700.0, min(safe, 700.0))),
-        threshold=settings.threshold,
+        threshold=1.0 / config.alpha,
+        harm_threshold=1.0 / config.harm_level,
     )
 
 
@@ -218,7 +244,7 @@ def _tolerance_verdict(baseline: VariantSummary, candidate: VariantSummary, conf
 
 def _sequential_verdict(candidate: VariantSummary, process: EProcess, config: ShadowConfig) -> ShadowVerdict:
     """Harm counts at any time; everything else waits for the runs that were asked for."""
-    if process.harm >= process.threshold:
+    if process.harm >= process.harm_threshold:
         return ShadowVerdict.HARM
     if candidate.run_count < config.min_runs:
         return ShadowVerdict.INSUFFICIENT
@@ -231,9 +257,14 @@ def analyze(found: RunSet, config: ShadowConfig) -> ShadowSummary:
     by_variant: dict[str, list[Run]] = {}
     for run in evidence.runs:
         by_variant.setdefault(run.variant, []).append(run)
+    pairs = join(evidence.runs) if config.paired else None
+    if pairs is not None:
+        by_variant[Variant.BASELINE], by_variant[Variant.CANDIDATE] = pairs.stable, pairs.mirrored
     arms = {name: summarize_arm(name, runs) for name, runs in sorted(by_variant.items())}
     comparison = _comparison(arms)
-    process = _e_process(evidence.runs, config) if config.method == "sequential" else None
+    process = None
+    if config.method == "sequential":
+        process = _e_process(evidence.runs, config) if pairs is None else _paired_process(pairs, config)
     if comparison is None:
         verdict = ShadowVerdict.NO_DATA
     elif process is None:
@@ -262,6 +293,7 @@ def analyze(found: RunSet, config: ShadowConfig) -> ShadowSummary:
         candidate_digest=config.candidate_digest,
         last_run_at=rfc3339(evidence.newest) if evidence.newest else "",
         candidate_share=evidence.share,
+        pairs=pairs.counts if pairs is not None else None,
         traces=found.files,
     )
 
@@ -279,8 +311,14 @@ def describe(summary: ShadowSummary) -> str:
     if summary.e_process is not None:
         process = summary.e_process
         lines.append(
-            f"e-values: harm {process.harm:.3g}, non-inferiority {process.non_inferiority:.3g}; "
-            f"either decides at {process.threshold:.0f}"
+            f"e-values: harm {process.harm:.3g}, shown at {process.harm_threshold:.0f}; "
+            f"non-inferiority {process.non_inferiority:.3g}, shown at {process.threshold:.0f}"
+        )
+    if summary.pairs is not None:
+        pairs = summary.pairs
+        lines.append(
+            f"{pairs.joined} mirrored requests: {pairs.only_candidate} escalated with the candidate alone, "
+            f"{pairs.only_stable} with the stable arm alone; {pairs.unmatched} could not be joined"
         )
     candidate = summary.variants.get(Variant.CANDIDATE)
     lines.append(f"{candidate.run_count if candidate else 0} of {summary.min_runs} matured candidate runs")

@@ -65,6 +65,8 @@ class FinishedRun:
     """Digest of the adapter or base model that served it."""
     rollout: str = ""
     """UID of the ShadowRollout that assigned the arm; empty outside a rollout."""
+    request_id: str = ""
+    """ID of the request that the run served: joins a mirrored run with the one that the user saw."""
     costs: Costs = field(default_factory=Costs)
     """Costs in US dollars; a total of 0 is taken to be the sum of the shares."""
     steps: Sequence[TraceStep] = ()
@@ -111,6 +113,7 @@ def build_trace(run: FinishedRun) -> Trace:
         steps=list(run.steps),
         model_digest=run.model_digest,
         rollout=run.rollout,
+        request_id=run.request_id,
     )
 
 

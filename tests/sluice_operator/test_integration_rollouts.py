@@ -123,10 +123,11 @@ def test_every_candidate_ends_as_it_should(proved):
 # Edits while a candidate has a quarter of the traffic
 
 
-def at_a_quarter(place, name, **spec):
-    place.apply(channelled(place, name, **(QUIET | spec)))
-    until(lambda: place.status("shadowrollout", name).get("stepStartedAt"), what=f"{name} has its first weight")
-    assert share(place, name) == 25
+def at_a_quarter(place, *names):
+    place.apply(*(channelled(place, name, **QUIET) for name in names))
+    for name in names:
+        until(lambda name=name: place.status("shadowrollout", name).get("stepStartedAt"), what=f"{name} is at 25 %")
+        assert share(place, name) == 25
 
 
 def starts_anew(place, name, salt=None):
@@ -161,8 +162,8 @@ def test_edits_of_the_rollout_start_it_again_from_zero(proved):
         "stepped": {"steps": [{"weight": 30, "soak": "10m"}, {"weight": 100}]},
         "moved": {"traffic": {"router": "configMap", "configMap": "moved-elsewhere"}},
     }
+    at_a_quarter(proved, *change)
     for name, spec in change.items():
-        at_a_quarter(proved, name)
         proved.patch("shadowrollout", name, {"spec": spec})
     for name in change:
         starts_anew(proved, name, salt={"salted": "another"}.get(name))
@@ -185,7 +186,7 @@ def test_a_candidate_that_goes_or_changes_keeps_no_weight_that_it_has_not_earned
 
 def test_step_scorecards_that_go_or_say_nothing_raise_no_weight(proved):
     steps = [{"weight": 25, "soak": "1s", "minRuns": 5}, {"weight": 100}]
-    proved.apply(channelled(proved, "judged", steps=steps, profile="undecided"))
+    proved.apply(channelled(proved, "judged", steps=steps, profile="undecided", analysis=analysis_of(proved)))
     first = until(lambda: proved.status("shadowrollout", "judged").get("scorecards"), what="a step scorecard")[0]
     proved.kubectl("-n", proved.namespace, "delete", "promotionscorecard", first["name"], "--timeout=30s")
     until(lambda: len(proved.status("shadowrollout", "judged")["scorecards"]) > 1, what="another one follows")

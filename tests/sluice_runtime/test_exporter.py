@@ -73,6 +73,7 @@ def test_a_run_becomes_a_document_of_schema_three(tmp_path):
         "step_count": 1,
         "model_digest": DIGEST,
         "rollout": "uid-1",
+        "request_id": "",
     }
     assert Trace.model_validate_json(path.read_bytes()).steps == run.steps
 

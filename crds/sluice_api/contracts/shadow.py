@@ -64,11 +64,26 @@ class EProcess(Contract):
     """State of the sequential test, for people and pictures."""
 
     harm: float = 1.0
-    """Highest e-value so far against `candidate rate <= stable rate`; harm is shown at `1 / alpha`."""
+    """Highest e-value so far against `candidate rate <= stable rate`; harm is shown at `harm_threshold`."""
     non_inferiority: float = 1.0
-    """Present e-value against `candidate rate >= stable rate + margin`; non-inferiority is shown at `1 / alpha`."""
+    """Present e-value against `candidate rate >= stable rate + margin`; non-inferiority is shown at `threshold`."""
     threshold: float = 20.0
-    """`1 / alpha`."""
+    """`1 / alpha`: where non-inferiority is shown."""
+    harm_threshold: float = 20.0
+    """Where harm is shown: `1 / harm_alpha`, this step's part of the rollout's error level."""
+
+
+class Pairs(Contract):
+    """Mirrored requests: what both arms made of the same ones."""
+
+    joined: int = 0
+    """Requests with a matured run of each arm."""
+    only_candidate: int = 0
+    """The candidate escalated, the stable arm did not."""
+    only_stable: int = 0
+    """The stable arm escalated, the candidate did not."""
+    unmatched: int = 0
+    """Mirrored runs without a run of the stable arm for the same request."""
 
 
 class ShadowSummary(Contract):
@@ -104,5 +119,7 @@ class ShadowSummary(Contract):
     """End of the newest run of this rollout and these weights since `since`, mature or not."""
     candidate_share: float | None = None
     """Share of all runs since `since` (mature or not) that the candidate arm served."""
+    pairs: Pairs | None = None
+    """Mirrored requests; only of a step that mirrors."""
     traces: int = Field(default=0)
     """Trace files read."""

@@ -32,6 +32,8 @@ class Variant(StrEnum):
 
     BASELINE = "baseline"
     CANDIDATE = "candidate"
+    MIRROR = "mirror"
+    """A copy of a user's request that the candidate served dry: no user saw it, and it is no example to train on."""
     UNASSIGNED = "__unassigned__"
 
 
@@ -139,6 +141,8 @@ class Trace(Contract):
     """Digest of the adapter or base model that served the run; empty when unknown."""
     rollout: str = ""
     """UID of the ShadowRollout that assigned the arm; empty outside a rollout."""
+    request_id: str = ""
+    """ID of the request that the run served: joins a mirrored run with the one that the user saw."""
 
 
 class LabelledStep(TraceStep):
@@ -186,6 +190,8 @@ class LabelledTrace(Contract):
     """Digest of the weights that served the run."""
     rollout: str = ""
     """UID of the rollout that assigned the arm."""
+    request_id: str = ""
+    """ID of the request that the run served."""
     label_summary: LabelSummary = Field(default_factory=LabelSummary)
     """Steps by label."""
     review_status: str = "pending"

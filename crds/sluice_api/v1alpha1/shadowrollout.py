@@ -166,7 +166,8 @@ class Analysis(ApiModel):
     tolerance: float = Field(default=0.0, ge=0.0, le=1.0)
     """Allowed excess of the escalation rate of steps (tolerance)."""
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
-    """Error level of each sequential test."""
+    """Error level: of non-inferiority at each step, and of harm over the whole rollout (half of it is spent at the
+    first step, half of what is left at each further one)."""
     maturity: Duration = "15m"
     """Time after a run's end before it counts: escalations arrive late."""
     max_duration: Duration = "7d"

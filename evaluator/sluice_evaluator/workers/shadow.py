@@ -28,6 +28,8 @@ def _config(job: ShadowJob) -> ShadowConfig:
             tolerance=job.tolerance,
             margin=job.margin,
             alpha=job.alpha,
+            harm_alpha=job.harm_alpha,
+            paired=job.paired,
             min_runs=max(1, job.min_runs),
             since=_instant(job.since, "since"),
             baseline_since=_instant(job.baseline_since, "baseline_since") if job.baseline_since else None,

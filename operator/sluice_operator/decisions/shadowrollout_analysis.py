@@ -19,7 +19,15 @@ from sluice_operator.decisions.duration import parse_duration, parse_instant
 from sluice_operator.decisions.flight import Broken, Finished, InFlight, observe_attempt, stop_attempt
 from sluice_operator.decisions.reasons import Reason
 from sluice_operator.decisions.runs import failed_event
-from sluice_operator.decisions.shadowrollout_view import Rollout, interval, is_last, present_step, step_start
+from sluice_operator.decisions.shadowrollout_view import (
+    Rollout,
+    interval,
+    is_last,
+    mirrored,
+    present_step,
+    step_start,
+)
+from sluice_operator.manifests.configmap import traffic_of
 from sluice_operator.manifests.jobs import shadow_job
 
 LIMITS = Limits(queued=parse_duration("1h"), running=parse_duration("1h"))
@@ -130,7 +138,7 @@ def _job(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt) -> Shado
     baseline_since = ""
     if is_last(facts, status) and status.previous_step_started_at is not None:
         baseline_since = status.previous_step_started_at
-    return shadow_job(
+    job = shadow_job(
         facts.obj,
         attempt,
         since=status.step_started_at,
@@ -140,6 +148,25 @@ def _job(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt) -> Shado
         min_runs=present_step(facts, status).min_runs,
         maturity_s=maturity.total_seconds(),
     )
+    gateway = traffic_of(facts.obj).router == "httpRoute"
+    return job.model_copy(
+        update={
+            "harm_alpha": harm_alpha(facts, status),
+            "paired": mirrored(facts, status) > 0,
+            # Behind a gateway no agent knows its rollout: digests and instants bind the evidence.
+            "rollout": "" if gateway else facts.obj.uid,
+        }
+    )
+
+
+def harm_alpha(facts: Rollout, status: ShadowRolloutStatus) -> float:
+    """Return the present step's part of the error level of harm, so that all parts add up to `analysis.alpha`.
+
+    Each step tests on evidence of its own: without parts, an equal candidate would run the risk again at every step.
+    Half is spent where a harmful candidate meets its first users, half of what is left at each further step.
+    """
+    spent = status.step if not is_last(facts, status) else status.step - 1
+    return float(facts.obj.spec.analysis.alpha * 0.5**spent)
 
 
 def _accept(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt, result: Result) -> Analysed:

@@ -193,7 +193,9 @@ def share_mismatch(facts: Rollout, status: ShadowRolloutStatus) -> str:
     runs = status.arms.stable.runs + status.arms.candidate.runs
     if not evidence_is_fresh(facts, status) or evidence is None or evidence.candidate_share is None:
         return ""
-    wanted = status.weight.desired / 100
+    if status.step > len(facts.obj.spec.steps):
+        return ""
+    wanted = (status.weight.desired or mirrored(facts, status)) / 100
     if not wanted or runs < SHARE_RUNS:
         return ""
     allowed = SHARE_SIGMAS * math.sqrt(wanted * (1 - wanted) / runs) + SHARE_SLACK * wanted
