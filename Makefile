@@ -48,8 +48,17 @@ bench-traces: install ## measure the data pipeline against its peers
 bench-eval: install ## measure the evaluator, and simulate its decisions
 	$(PY) bench/eval/main.py
 
+.PHONY: bench-train
+bench-train: install ## measure the trainer against TRL, under Ray, and its checkpoints
+	uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[bench]'
+	HF_HUB_OFFLINE=1 $(PY) bench/train/main.py
+
+.PHONY: bench-rollout
+bench-rollout: install ## simulate rollouts by Sluice's and others' rules, and time rollbacks
+	$(PY) bench/rollout/main.py
+
 .PHONY: bench
-bench: bench-traces bench-eval ## all measurements
+bench: bench-traces bench-eval bench-train bench-rollout ## all measurements
 
 .PHONY: crds
 crds: install ## write the CRDs from the kinds
