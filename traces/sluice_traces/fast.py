@@ -7,7 +7,7 @@ tests compare both on generated texts.
 from typing import Any
 
 from sluice_api.actions import SCROLL_DIRECTIONS, format_action
-from sluice_api.chat import INTENT_LIMIT, OUTCOME_LIMIT, OUTCOME_SENTENCES, render_outcome, render_user
+from sluice_api.chat import OUTCOME_LIMIT, OUTCOME_SENTENCES, render_outcome, render_user
 
 
 def outcome_text(predicted_outcome: str | None) -> str:
@@ -26,11 +26,6 @@ def outcome_text(predicted_outcome: str | None) -> str:
     ):
         return text
     return render_outcome(text)
-
-
-def human_text(intent: str | None, size_line: str) -> str:
-    """`render_user` without a screenshot; `size_line` is its last line."""
-    return f"Task: {intent[:INTENT_LIMIT]}\n{size_line}" if intent else f"Task: \n{size_line}"
 
 
 def size_line(width: int, height: int) -> str:

@@ -18,10 +18,10 @@ from sluice_traces.convert import (
     DropReason,
     Screens,
     Tally,
-    Verdict,
     carried_verdict,
 )
 from sluice_traces.label import trace_files
+from sluice_traces.ladder import Verdict
 from sluice_traces.preference import pair_rows
 from sluice_traces.privacy import Redactor
 from sluice_traces.reader import SCREENS_SUFFIX, BadFile, BadFileError, BadReason, check_size, decode

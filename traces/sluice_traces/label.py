@@ -14,8 +14,7 @@ from typing import Any
 import msgspec
 
 from sluice_api.contracts.trace import Label, LabelReason
-from sluice_traces.convert import LABEL_OF
-from sluice_traces.ladder import judge_fast
+from sluice_traces.ladder import LABEL_OF, judge_fast
 from sluice_traces.reader import (
     MAX_FILE_BYTES,
     BadFile,

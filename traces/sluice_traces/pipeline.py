@@ -8,7 +8,8 @@ from operator import attrgetter
 import msgspec
 
 from sluice_api.contracts.dataset import RowFormat
-from sluice_traces.convert import ConvertConfig, Converter, Screens, Tally, judge_steps
+from sluice_traces.convert import ConvertConfig, Converter, Screens, Tally
+from sluice_traces.ladder import judge_steps
 from sluice_traces.preference import pair_rows
 from sluice_traces.privacy import Redactor
 from sluice_traces.reader import decode
@@ -143,7 +144,6 @@ class TracePipeline:
         tally, tenant_id = Tally(), trace.tenant_id or ""
         steps = trace.steps
         steps.sort(key=_position)
-        verdicts = judge_steps(steps)
         converter, redactions = self._converter, dict[str, int]()
         if self._redactor is not None:
             if self._redactor.private_identity(trace.run_id) or self._redactor.private_identity(tenant_id):
@@ -156,14 +156,14 @@ class TracePipeline:
                 trace.run_id,
                 tenant_id,
                 trace.steps,
-                verdicts,
+                judge_steps(trace.steps),
                 converter,
                 screens,
                 tally,
                 require_screenshot=self._config.require_screenshot,
             )
         else:
-            rows = converter.rows(trace.run_id, tenant_id, trace.steps, verdicts, screens, tally)
+            rows = converter.judged_rows(trace.run_id, tenant_id, trace.steps, screens, tally)
         found = RunRows(tenant_id, trace.run_id, started_us, encode_rows(rows), len(rows), tally, redactions)
         if isinstance(screens, CheckedScreens):
             found.pictures = screens.pictures(row.image for row in rows)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from sluice_api.contracts.trace import Label, LabelReason
-from sluice_traces.convert import Converter, DropReason, PrivateTextError, Screens, Tally, Verdict
+from sluice_traces.convert import Converter, DropReason, PrivateTextError, Screens, Tally
+from sluice_traces.ladder import Verdict
 from sluice_traces.records import LabelledStepRecord, PairStepRecord
 from sluice_traces.rows import SYSTEM_TURN, PairMetadataRow, PreferenceRowRecord
 

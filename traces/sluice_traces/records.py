@@ -14,13 +14,36 @@ from sluice_api.contracts.trace import SHARED_TENANT_FOLDER, Variant
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class ParamsRecord(msgspec.Struct, gc=False):
+    """Arguments of an action, those that the grammar of `sluice_api.actions` reads; `UNSET` where there is none."""
+
+    x: Any = msgspec.UNSET
+    y: Any = msgspec.UNSET
+    text: Any = msgspec.UNSET
+    keys: Any = msgspec.UNSET
+    key: Any = msgspec.UNSET
+    direction: Any = msgspec.UNSET
+    amount: Any = msgspec.UNSET
+    seconds: Any = msgspec.UNSET
+    summary: Any = msgspec.UNSET
+
+
+NO_PARAMS = ParamsRecord()
+"""No arguments."""
+
+
 class ActionRecord(msgspec.Struct, gc=False):
     """The last action of a step."""
 
     action_type: str | None = None
     """Name of the action; None and unknown names teach nothing."""
-    params: dict[str, Any] | None = None
-    """Arguments under the agent's names."""
+    params: ParamsRecord | None = None
+    """Its arguments."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that there are, by name."""
+        found = ((name, getattr(self.params, name)) for name in ParamsRecord.__struct_fields__) if self.params else ()
+        return {name: value for name, value in found if value is not msgspec.UNSET}
 
 
 class StepRecord(msgspec.Struct, gc=False):

@@ -1,6 +1,7 @@
 """Rows as they are written: the shapes of `sluice_api.contracts.dataset`, as msgspec structs for the hot path."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 import msgspec
 
@@ -96,11 +97,36 @@ RowRecord = SftRowRecord | RejectedRowRecord | PreferenceRowRecord
 
 ENCODER = msgspec.json.Encoder()
 """Writes rows; the order of the fields is the order of their definition, so equal rows have equal bytes."""
+_SFT_ROW = msgspec.json.Decoder(SftRowRecord)
+
+
+class EncodedRows(Sequence[SftRowRecord]):
+    """Rows as lines of JSON; they are decoded where they are looked at."""
+
+    def __init__(self, block: bytes, rows: int) -> None:
+        self.block = block
+        """The lines, each ended."""
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Iterator[SftRowRecord]:
+        return iter(_SFT_ROW.decode_lines(self.block))
+
+    @overload
+    def __getitem__(self, index: int) -> SftRowRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[SftRowRecord]: ...
+
+    def __getitem__(self, index: int | slice) -> SftRowRecord | list[SftRowRecord]:
+        return _SFT_ROW.decode_lines(self.block)[index]
 
 
 def encode_rows(rows: Sequence[RowRecord]) -> bytes:
     """Rows as lines of JSON, each ended."""
-    return ENCODER.encode_lines(rows)
+    return rows.block if isinstance(rows, EncodedRows) else ENCODER.encode_lines(rows)
 
 
 class RowKey(msgspec.Struct, frozen=True, order=True, gc=False):
