@@ -1,0 +1,170 @@
+"""Labelling on Ray Data: the one place of this package that knows Ray, imported only where `workers` asks for it.
+
+The driver lists the source, keeps the cache and collects rows, so that order, split and digest are those of one
+process. Tasks get pages of files, read and label them by the job's options, and send the outcomes back. A window of
+pages is in flight at a time: what the driver and the object store hold does not grow with the source.
+"""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import ray
+import ray.data
+
+from sluice_api.contracts.jobs import LabelJob
+from sluice_artifacts import ArtifactError, UnreachableError, open_store
+from sluice_traces.build import Todo
+from sluice_traces.convert import Screens
+from sluice_traces.labeller import Labeller, Outcome, decode_outcome, encode_outcome
+from sluice_traces.source import SourceFile
+
+PAGE_FILES = 256
+"""Files a task."""
+PAGES_PER_WORKER = 8
+"""Pages in flight for each worker."""
+_ADDRESS = "RAY_ADDRESS"
+_FORWARDED = ("AWS_", "SLUICE_")
+
+
+class _Item(msgspec.Struct, array_like=True, gc=False):
+    path: str
+    uri: str
+    size: int
+    fingerprint: str
+    folder: str
+    steps: list[int]
+
+
+class _Page(msgspec.Struct, array_like=True, gc=False):
+    items: list[_Item]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_PAGES = msgspec.msgpack.Decoder(_Page)
+_PROBLEM = msgspec.msgpack.Decoder(list[str])
+_OUTCOMES = msgspec.msgpack.Decoder(list[bytes])
+
+
+class RayLabelling:
+    """Labels in tasks of Ray Data: of the cluster that the job runs in, or of a local one for the time of the build."""
+
+    def __init__(self, job: LabelJob, *, page_files: int = PAGE_FILES) -> None:
+        """Prepare to label.
+
+        Args:
+            job: the job; `workers` tasks run at a time.
+            page_files: files a task.
+        """
+        self._job = job
+        self._page_files = page_files
+
+    def outcomes(
+        self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
+    ) -> Iterator[tuple[SourceFile, Outcome | None]]:
+        """Every file in order with its outcome, or with None where it is known.
+
+        Raises:
+            ArtifactError: the storage as a whole failed, in whichever task.
+        """
+        started = not ray.is_initialized()
+        if started:
+            _connect(self._job.workers)
+        try:
+            yield from self._labelled(files, todo, known)
+        finally:
+            if started:
+                ray.shutdown()
+
+    def _labelled(
+        self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
+    ) -> Iterator[tuple[SourceFile, Outcome | None]]:
+        window = self._job.workers * PAGES_PER_WORKER * self._page_files
+        while listed := list(itertools.islice(files, window)):
+            asked = [(file, known(file)) for file in listed]
+            pages = _pages([todo(file) for file, is_known in asked if not is_known], self._page_files)
+            found = self._run(pages)
+            for file, is_known in asked:
+                yield file, None if is_known else next(found)
+
+    def _run(self, pages: list[bytes]) -> Iterator[Outcome]:
+        """The outcomes of a window's files, in order."""
+        if not pages:
+            return
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        dataset = ray.data.from_items([{"page": page} for page in pages], override_num_blocks=len(pages)).map(
+            label_page,
+            fn_kwargs={"job": self._job.model_dump_json(by_alias=True)},
+            concurrency=min(self._job.workers, len(pages)),
+            num_cpus=1,
+        )
+        waiting: deque[bytes] = deque()
+        for row in dataset.iter_rows():
+            if row["problem"]:
+                raise _problem(_PROBLEM.decode(row["problem"]))
+            waiting.extend(_OUTCOMES.decode(row["outcomes"]))
+            while waiting:
+                yield decode_outcome(waiting.popleft())
+
+
+def _connect(workers: int) -> None:
+    forwarded = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)}
+    common: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False, "configure_logging": False}
+    if os.environ.get(_ADDRESS):
+        # Tasks of a cluster run under other processes' environments: they need this job's storage.
+        ray.init(address="auto", runtime_env={"env_vars": forwarded}, **common)
+    else:
+        ray.init(address="local", num_cpus=max(workers, 1), include_dashboard=False, **common)
+
+
+def _pages(todo: list[Todo], size: int) -> list[bytes]:
+    items = (_Item(*file, screens.folder, sorted(screens.steps)) for file, screens in todo)
+    pages = []
+    while page := list(itertools.islice(items, size)):
+        pages.append(_ENCODER.encode(_Page(page)))
+    return pages
+
+
+def label_page(row: dict[str, Any], job: str) -> dict[str, Any]:
+    """Label the files of a page, in a task.
+
+    Args:
+        row: the page.
+        job: the job as JSON.
+
+    Returns:
+        `outcomes`, encoded; or `problem`: URI, message and class of an artifact error, which would not survive being
+        pickled.
+    """
+    labeller = _labeller(job)
+    outcomes = []
+    try:
+        for item in _PAGES.decode(row["page"]).items:
+            file = SourceFile(item.path, item.uri, item.size, item.fingerprint)
+            screens = Screens(item.folder, frozenset(item.steps))
+            outcomes.append(encode_outcome(labeller.label(file, screens, labeller.read(file))))
+    except ArtifactError as error:
+        return {"outcomes": b"", "problem": _ENCODER.encode([error.uri, error.message, type(error).__name__])}
+    return {"outcomes": _ENCODER.encode(outcomes), "problem": b""}
+
+
+@lru_cache(maxsize=1)
+def _labeller(job: str) -> Labeller:
+    """The labeller of a job; worker processes live longer than a task."""
+    parsed = LabelJob.model_validate_json(job)
+    return Labeller(parsed, open_store(parsed.source_uri))
+
+
+def _problem(told: list[str]) -> ArtifactError:
+    uri, message, name = told
+    import sluice_artifacts
+
+    kind = getattr(sluice_artifacts, name, UnreachableError)
+    error: ArtifactError = kind(uri, message)
+    return error
