@@ -228,6 +228,17 @@ async def _run_all(run: _Run, units: Sequence[_Unit]) -> None:
             raise outcome
 
 
+def _results(run: _Run, side: int, tasks: Sequence[EvalTask]) -> list[TaskResult]:
+    """Give one arm's results in the order of its tasks; what is not there could not be judged in time."""
+    late = "not done when the run's time was over"
+    return [
+        majority(
+            [run.results.get((side, index, repeat)) or _not_judged(task, late) for repeat in range(run.config.repeats)]
+        )
+        for index, task in enumerate(tasks)
+    ]
+
+
 async def evaluate(
     arms: Sequence[Arm],
     tasks: Sequence[EvalTask],
@@ -271,21 +282,12 @@ async def evaluate(
     ]
     await _run_all(run, units)
     ended = now()
-    late = "not done when the run's time was over"
     return [
         build_report(
             name=arm.name,
             started_at=began,
             ended_at=ended,
-            results=[
-                majority(
-                    [
-                        run.results.get((side, index, repeat)) or _not_judged(task, late)
-                        for repeat in range(config.repeats)
-                    ]
-                )
-                for index, task in enumerate(tasks)
-            ],
+            results=_results(run, side, tasks),
             suite_digest=suite_digest(tasks),
             harness_digest=run.harness,
             model_digest=arm.model_digest,

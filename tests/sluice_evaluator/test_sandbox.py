@@ -267,6 +267,58 @@ def test_a_fork_bomb_and_what_runs_on_in_the_background_are_killed(sandbox: Sand
     assert not [command for command in commands if command.startswith(marker)]
 
 
+OPEN = """
+import os
+def f(x):
+    found = []
+    for handle in range(256):
+        try:
+            os.fstat(handle)
+        except OSError:
+            continue
+        found.append(handle)
+    return found
+"""
+
+
+def handles(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_a_child_has_its_pipes_and_no_other_descriptor(sandbox: Sandbox) -> None:
+    assert sandbox.run_python(OPEN, "f", [Case(arguments=(0,), expected=[0, 1, 2, 3])]).passed
+
+
+def test_nothing_is_left_after_many_executions_of_every_kind() -> None:
+    bodies = {
+        "return 1": 1,
+        "import os\nos._exit(0)": 1,
+        "while True: pass": 1,
+        "print('x' * 200_000)\nreturn 1": 1,
+        "open('left', 'w').write('x')\nopen('kept', 'w')\nreturn 1": 1,
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nreturn 1": 1,
+    }
+    with Sandbox(servers=1, limits=Limits(wall_s=0.4)) as own:
+        solve(own, "return 1", [Case(arguments=(0,), expected=1)])
+        server = own._servers[0].process.pid
+        scratch = Path(solve(own, "import os\nprint(os.getcwd())").output.strip())
+        before = handles(os.getpid()), handles(server)
+        for _ in range(5):
+            for body, expected in bodies.items():
+                solve(own, body, [Case(arguments=(0,), expected=expected)])
+            if own.fences["namespaces"]:
+                own.run_shell("sleep 60 & echo left > file")
+        assert own._servers[0].process.pid == server
+        assert (handles(os.getpid()), handles(server)) == before
+        assert children(server) == []
+        assert list(scratch.iterdir()) == []
+    assert not scratch.parent.exists()
+
+
 def test_a_forkserver_that_dies_is_replaced() -> None:
     with Sandbox(servers=1) as own:
         assert own.run_python("def f(x): return 1", "f", [Case(arguments=(0,), expected=1)]).passed

@@ -11,15 +11,15 @@ from hypothesis import given
 from decisionworld import channel, digest
 from rolloutworld import CANDIDATE, NAME, ROLLOUT, ROOT, STABLE, RolloutWorld
 from sluice_api.contracts.base import ArtifactRef, ModelRef
-from sluice_api.contracts.jobs import JOB_INPUT
-from sluice_api.v1alpha1 import FineTuneRun, PromotionScorecard, TraceDataset
+from sluice_api.contracts.jobs import JOB_INPUT, EvalTarget
+from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, TraceDataset
 from sluice_api.v1alpha1.common import Attempt
 from sluice_operator.decisions.base import Backend, Profile, SetRoute
 from sluice_operator.decisions.duration import format_duration, parse_duration, parse_instant
 from sluice_operator.manifests.configmap import ROUTER_KEY, router_config_map
 from sluice_operator.manifests.httproute import http_route
 from sluice_operator.manifests.job import job
-from sluice_operator.manifests.jobs import label_job, train_job
+from sluice_operator.manifests.jobs import eval_job, label_job, train_job
 from sluice_operator.manifests.lineage import step_scorecard
 from sluice_operator.manifests.naming import (
     LABEL_OWNER_UID,
@@ -169,6 +169,28 @@ def test_a_job_runs_once():
     assert container["command"] == ["sluice", "worker", "train"]
     variables = {entry["name"]: entry["value"] for entry in container["env"]}
     assert JOB_INPUT.validate_json(variables["SLUICE_JOB_INPUT"]) == INPUT
+
+
+def test_an_evaluation_may_write_to_its_scratch_folder_alone_and_talks_to_no_kubernetes():
+    spec = {"candidate": {"channel": "stable"}, "channels": ROOT, "suite": {"uri": "builtin:shell"}, "output": ROOT}
+    run = EvalRun.model_validate({"metadata": META, "spec": spec})
+    target = EvalTarget(name="candidate", digest=digest(1))
+    asked = eval_job(run, ATTEMPT, candidate=target, baseline=None, suite_digest=digest(2), task_timeout_s=60.0)
+    pod = job(run, "evr-agent-x-3", GPU, asked)["spec"]["template"]["spec"]
+    (worker,) = pod["containers"]
+    assert worker["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["volumes"] == [{"name": "scratch", "emptyDir": {}}]
+    assert worker["volumeMounts"] == [{"name": "scratch", "mountPath": "/tmp"}]
+    assert {"name": "HOME", "value": "/tmp"} in worker["env"]
+    assert asked.cache_uri == f"{ROOT}runs/shop/u-1/cache/"
+    assert asked.cache_uri not in asked.output_uri
 
 
 def test_what_cannot_run_is_refused():

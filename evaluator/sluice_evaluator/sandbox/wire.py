@@ -12,7 +12,7 @@ class UnserializableError(ValueError):
     """A value has a type that does not cross the fence."""
 
 
-def encode(value: object, depth: int = 0) -> Any:
+def encode(value: Any, depth: int = 0) -> Any:
     """Turn a value into tagged JSON.
 
     Only the exact built-in types pass: a subclass may redefine equality, and equality is what is to be judged.
@@ -26,20 +26,20 @@ def encode(value: object, depth: int = 0) -> Any:
     if kind in _SCALARS:
         return value
     if kind is float:
-        return {"float": value.hex()}  # type: ignore[attr-defined]
+        return {"float": value.hex()}
     if kind is bytes:
-        return {"bytes": value.hex()}  # type: ignore[attr-defined]
+        return {"bytes": value.hex()}
     if kind is complex:
-        return {"complex": [value.real.hex(), value.imag.hex()]}  # type: ignore[attr-defined]
+        return {"complex": [value.real.hex(), value.imag.hex()]}
     if kind is list:
-        return [encode(item, depth + 1) for item in value]  # type: ignore[attr-defined]
+        return [encode(item, depth + 1) for item in value]
     if kind is tuple:
-        return {"tuple": [encode(item, depth + 1) for item in value]}  # type: ignore[attr-defined]
+        return {"tuple": [encode(item, depth + 1) for item in value]}
     if kind in (set, frozenset):
-        items = [encode(item, depth + 1) for item in value]  # type: ignore[attr-defined]
+        items = [encode(item, depth + 1) for item in value]
         return {kind.__name__: sorted(items, key=lambda item: json.dumps(item, sort_keys=True))}
     if kind is dict:
-        pairs = value.items()  # type: ignore[attr-defined]
+        pairs = value.items()
         return {"dict": [[encode(key, depth + 1), encode(item, depth + 1)] for key, item in pairs]}
     raise UnserializableError(f"a value of type {kind.__module__}.{kind.__qualname__} does not cross the fence")
 

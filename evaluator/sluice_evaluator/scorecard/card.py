@@ -132,6 +132,28 @@ def _by_hand(overrides: Mapping[str, Measurement] | None) -> dict[GateName, Meas
     return checked
 
 
+def _metadata(
+    evidence: Evidence,
+    required: Collection[GateName],
+    by_hand: Mapping[GateName, Measurement],
+    refused: list[str],
+    comparison: CompareVerdict | None,
+) -> dict[str, Any]:
+    """Write down what the judgement rests on, beside the gates."""
+    metadata: dict[str, Any] = {
+        "label_step_count": evidence.label_steps,
+        "label_reason_counts": dict(evidence.label_reasons),
+        "required_gates": sorted(required),
+        "overrides": {gate.value: found.source for gate, found in by_hand.items()},
+        "refused_evidence": refused,
+    }
+    if evidence.label_doubt:
+        metadata["label_doubt"] = evidence.label_doubt
+    if comparison is not None:
+        metadata["comparison_verdict"] = comparison.value
+    return metadata
+
+
 def judge_evidence(
     evidence: Evidence,
     *,
@@ -182,17 +204,7 @@ def judge_evidence(
     report = kept.compare_report
     comparison = None if report is None else report.verdict if level is None else verdict_at(report, level)
     verdict = _overall_verdict(gates, required, comparison, require_better=require_better, refused=bool(refused))
-    metadata: dict[str, Any] = {
-        "label_step_count": kept.label_steps,
-        "label_reason_counts": dict(kept.label_reasons),
-        "required_gates": sorted(required),
-        "overrides": {gate.value: found.source for gate, found in by_hand.items()},
-        "refused_evidence": refused,
-    }
-    if kept.label_doubt:
-        metadata["label_doubt"] = kept.label_doubt
-    if comparison is not None:
-        metadata["comparison_verdict"] = comparison.value
+    metadata = _metadata(kept, required, by_hand, refused, comparison)
     return Scorecard(
         tier=chosen,
         overall_passed=all(gate.passed for gate in gates),

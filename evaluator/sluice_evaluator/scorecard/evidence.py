@@ -1,7 +1,7 @@
 """What a scorecard may know, and which of it is about the weights that are judged."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sluice_api.contracts.evaluation import CompareReport, EvalReport
 from sluice_api.contracts.shadow import ShadowSummary
@@ -66,29 +66,18 @@ def bound_to(evidence: Evidence, candidate_digest: str) -> tuple[Evidence, list[
         What is left, and a sentence for everything that was refused.
     """
     refused: list[str] = []
-    kept = {
-        "eval_report": evidence.eval_report,
-        "compare_report": evidence.compare_report,
-        "shadow_summary": evidence.shadow_summary,
-    }
-    digests = {
-        "eval_report": evidence.eval_report and evidence.eval_report.model_digest,
-        "compare_report": evidence.compare_report and evidence.compare_report.candidate_digest,
-        "shadow_summary": evidence.shadow_summary and evidence.shadow_summary.candidate_digest,
-    }
-    for name, digest in digests.items():
-        if kept[name] is not None and digest != candidate_digest:
+
+    def about(name: str, digest: str) -> bool:
+        if digest != candidate_digest:
             refused.append(f"{name} is about {digest or 'unknown weights'}, not {candidate_digest}")
-            kept[name] = None
-    return (
-        Evidence(
-            **kept,  # type: ignore[arg-type]
-            eval_source=evidence.eval_source,
-            shadow_source=evidence.shadow_source,
-            label_reasons=evidence.label_reasons,
-            label_source=evidence.label_source,
-            label_doubt=evidence.label_doubt,
-            labels_bound=False,
-        ),
-        refused,
+        return digest == candidate_digest
+
+    report, comparison, shadow = evidence.eval_report, evidence.compare_report, evidence.shadow_summary
+    kept = replace(
+        evidence,
+        eval_report=report if report and about("eval_report", report.model_digest) else None,
+        compare_report=comparison if comparison and about("compare_report", comparison.candidate_digest) else None,
+        shadow_summary=shadow if shadow and about("shadow_summary", shadow.candidate_digest) else None,
+        labels_bound=False,
     )
+    return kept, refused

@@ -17,6 +17,8 @@ USER_ID = 1000
 """User and group of the workers."""
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 """Kueue's LocalQueue."""
+SCRATCH = "/tmp"
+"""Home of the workers, and where they keep what no other job needs."""
 TASK_RESOURCES = {"cpu": "1", "memory": "2Gi"}
 """Requests and limits where the profile names none."""
 
@@ -53,6 +55,23 @@ def worker_kind(job_input: JobBase) -> str:
     return str(getattr(job_input, "worker"))  # noqa: B009 - the base of the job inputs has no discriminator
 
 
+def runs_foreign_code(job_input: JobBase) -> bool:
+    """Tell whether a worker may be given code that nobody has read: the answers of a model, to be tried out."""
+    return worker_kind(job_input) == "eval"
+
+
+def confine(template: Manifest) -> None:
+    """Leave the pods of a template one folder to write to, gone with the pod; everything else is read-only.
+
+    The worker fences what it tries out by itself, from the network, too; this is the wall behind that fence.
+    """
+    spec = template["spec"]
+    spec["volumes"] = [{"name": "scratch", "emptyDir": {}}]
+    for body in spec["containers"]:
+        body["securityContext"]["readOnlyRootFilesystem"] = True
+        body["volumeMounts"] = [{"name": "scratch", "mountPath": SCRATCH}]
+
+
 def worker_command(profile: Profile, job_input: JobBase) -> list[str]:
     """Return the command line of a worker."""
     return [*shlex.split(profile.entrypoint), "worker", worker_kind(job_input)]
@@ -84,7 +103,7 @@ def container(
         "name": name,
         "image": profile.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": [{"name": key, "value": value} for key, value in {"HOME": "/tmp", **(variables or {})}.items()],
+        "env": [{"name": key, "value": value} for key, value in {"HOME": SCRATCH, **(variables or {})}.items()],
         "resources": needs,
         "securityContext": {
             "allowPrivilegeEscalation": False,
