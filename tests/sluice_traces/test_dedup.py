@@ -154,7 +154,20 @@ def test_a_senseless_configuration_is_refused(fields):
 
 def test_similarity_of_nothing_is_none():
     empty = np.array([], dtype=np.uint64)
-    assert jaccard(empty, empty) == 0.0
+    assert jaccard(empty, np.array([0, 0]), np.array([[0, 1]])).tolist() == [0.0]
+    assert jaccard(empty, np.array([0]), np.empty((0, 2), dtype=np.int64)).tolist() == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sets(st.integers(0, 12), max_size=6), min_size=2, max_size=6),
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), max_size=5),
+)
+def test_similarities_of_many_pairs_are_those_of_plain_sets(sets, pairs):
+    elements = np.array([element for each in sets for element in sorted(each)], dtype=np.uint64)
+    found = jaccard(elements, np.array([len(each) for each in sets]), np.array(pairs, dtype=np.int64).reshape(-1, 2))
+    both = [(sets[a], sets[b]) for a, b in pairs]
+    assert found.tolist() == [len(a & b) / len(a | b) if a | b else 0.0 for a, b in both]
 
 
 class TestLeaks:

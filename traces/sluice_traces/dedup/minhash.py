@@ -38,23 +38,29 @@ def signatures(shingles: U64, bounds: NDArray[np.int64], bins: int) -> U64:
 def _densify(table: U64) -> U64:
     """Empty bins filled from the nearest full one, to the left or to the right as the bin's own bit says."""
     bins = table.shape[1]
-    empty = table == _EMPTY
-    rows = np.flatnonzero(empty.any(axis=1) & ~empty.all(axis=1))
+    full = table != _EMPTY
+    counts = full.sum(axis=1)
+    rows = np.flatnonzero((counts > 0) & (counts < bins))
     if len(rows) == 0:
         return table
-    part, holes = table[rows], empty[rows]
-    # Circular: the row twice, so that the ends see each other.
-    places = np.arange(2 * bins, dtype=np.int16 if bins <= 1 << 13 else np.int32)
-    full = np.tile(~holes, (1, 2))
-    left = np.maximum.accumulate(np.where(full, places, -1), axis=1)[:, bins:] - bins
-    right = np.minimum.accumulate(np.where(full, places, 2 * bins)[:, ::-1], axis=1)[:, ::-1][:, :bins]
-    source = np.where(_go_left(bins), left, right)
-    distance = np.abs(source - places[:bins])
-    borrowed = np.take_along_axis(part, (source % bins).astype(np.int64), axis=1)
+    part, filled, ends = table[rows], full[rows].ravel(), np.cumsum(counts[rows])
+    places = np.flatnonzero(filled)
+    holes = np.flatnonzero(~filled)
+    row, place = np.divmod(holes, bins)
+    # The full bins before and behind a hole, around the ends of its row.
+    behind = np.cumsum(filled, dtype=np.int32)[holes]
+    first, last = places[np.concatenate(([0], ends[:-1]))][row], places[ends - 1][row]
+    left = np.where(behind > (ends - counts[rows])[row], places[behind - 1], last - bins)
+    right = np.where(behind < ends[row], places[np.minimum(behind, len(places) - 1)], first + bins)
+    go_left = _go_left(bins)[place]
+    source = np.where(go_left, left, right)
+    distance = np.abs(source - holes)
+    wrapped = row * bins + (source - row * bins) % bins
     # The distance is mixed in, or two texts would agree in runs of bins instead of in single ones.
-    part[holes] = mix(borrowed[holes] + distance[holes].astype(np.uint64) * _STEP)
+    flat = part.ravel()
+    flat[holes] = mix(flat[wrapped] + distance.astype(np.uint64) * _STEP)
     out = table.copy()
-    out[rows] = part
+    out[rows] = flat.reshape(part.shape)
     return out
 
 

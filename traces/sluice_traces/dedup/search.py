@@ -1,10 +1,10 @@
 """Finding what was said before: exact duplicates by hash, near-duplicates by bands, each candidate verified.
 
 Texts are fed in order; the first of equal or similar ones stays. A text is a near-duplicate when the Jaccard
-similarity of its shingles with those of a kept text, computed exactly, reaches the threshold.
+similarity of its shingles with those of a kept text reaches the threshold; it is counted on all shingles, by 48 bits of
+their hashes.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +18,10 @@ from sluice_traces.dedup.shingles import U64, shingle_batch
 
 BATCH_TEXTS = 2048
 """Texts that are hashed together."""
+BATCH_PAIRS = 1 << 14
+"""Pairs that are verified together."""
+_HASH_BITS = np.uint64(48)
+_HASH_MASK = np.uint64((1 << 48) - 1)
 _PAIRS_OF_ALL = 32
 """Larger groups of candidates are compared with their first member and with neighbours only, not all with all."""
 
@@ -71,11 +75,10 @@ class Deduplicator:
     def find(self, texts: Sequence[str]) -> dict[int, tuple[DuplicateKind, int]]:
         """The duplicates: index of each, with its kind and the index of the kept text that it repeats."""
         found: dict[int, tuple[DuplicateKind, int]] = {}
-        first: dict[bytes, int] = {}
+        first: dict[str, int] = {}
         kept: list[int] = []
         for index, text in enumerate(texts):
-            digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
-            original = first.setdefault(digest, index)
+            original = first.setdefault(text, index)
             if original == index:
                 kept.append(index)
             else:
@@ -105,14 +108,33 @@ class Deduplicator:
 
     def _verified(self, texts: Sequence[str], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which pairs are as similar as asked for, by the exact similarity of their shingles."""
-        size, cache = self._config.shingle_words, dict[int, U64]()
-        needed = np.unique(pairs).tolist()
-        for start in range(0, len(needed), BATCH_TEXTS):
-            chunk = needed[start : start + BATCH_TEXTS]
-            shingles, bounds = shingle_batch([texts[index] for index in chunk], size)
-            for place, index in enumerate(chunk):
-                cache[index] = np.unique(shingles[bounds[place] : bounds[place + 1]])
-        return np.array([jaccard(cache[a], cache[b]) >= self._config.threshold for a, b in pairs.tolist()], dtype=bool)
+        similar = np.zeros(len(pairs), dtype=bool)
+        for start in range(0, len(pairs), BATCH_PAIRS):
+            part = pairs[start : start + BATCH_PAIRS]
+            needed, places = np.unique(part, return_inverse=True)
+            sets = [self._sets([texts[index] for index in chunk]) for chunk in _chunks(needed.tolist())]
+            shingles = np.concatenate([found for found, _ in sets])
+            sizes = np.concatenate([found for _, found in sets])
+            found = jaccard(shingles, sizes, places.reshape(part.shape))
+            similar[start : start + BATCH_PAIRS] = found >= self._config.threshold
+        return similar
+
+    def _sets(self, texts: Sequence[str]) -> tuple[U64, NDArray[np.int64]]:
+        """Distinct shingles of texts, text by text, and how many each has."""
+        shingles, bounds = shingle_batch(texts, self._config.shingle_words)
+        keyed = np.sort(_tagged(np.repeat(np.arange(len(texts)), np.diff(bounds)), shingles))
+        keyed = keyed[np.concatenate(([True], keyed[1:] != keyed[:-1]))] if len(keyed) else keyed
+        sizes = np.bincount((keyed >> _HASH_BITS).astype(np.int64), minlength=len(texts)).astype(np.int64)
+        return keyed & _HASH_MASK, sizes
+
+
+def _chunks(indices: list[int]) -> list[list[int]]:
+    return [indices[start : start + BATCH_TEXTS] for start in range(0, len(indices), BATCH_TEXTS)]
+
+
+def _tagged(owners: NDArray[np.int64], shingles: U64) -> U64:
+    """Shingles that sort by their owner first."""
+    return (owners.astype(np.uint64) << _HASH_BITS) | (shingles & _HASH_MASK)
 
 
 def candidate_pairs(keys: U64) -> NDArray[np.int64]:
@@ -156,9 +178,34 @@ def _resolve(pairs: NDArray[np.int64], similar: NDArray[np.bool_]) -> dict[int, 
     return removed
 
 
-def jaccard(a: U64, b: U64) -> float:
-    """Jaccard similarity of two sorted arrays without repeats; two empty ones are not similar."""
-    if len(a) == 0 or len(b) == 0:
-        return 0.0
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both)
+def jaccard(shingles: U64, sizes: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Jaccard similarity of pairs of sets; two empty sets are not similar.
+
+    Args:
+        shingles: the elements of all sets, set by set, distinct within each.
+        sizes: elements of each set.
+        pairs: places of the two sets of every pair, at most `BATCH_PAIRS` pairs.
+    """
+    starts = np.concatenate(([0], np.cumsum(sizes)))
+    both = sizes[pairs[:, 0]] + sizes[pairs[:, 1]]
+    tagged = np.sort(
+        np.concatenate([_gather(shingles, starts, sizes, pairs[:, side]) for side in range(2)])
+        if len(pairs)
+        else np.empty(0, dtype=np.uint64)
+    )
+    # Elements are distinct within a set, so that two equal ones of a pair are one of each side.
+    shared = tagged[1:][tagged[1:] == tagged[:-1]]
+    common = np.bincount((shared >> _HASH_BITS).astype(np.int64), minlength=len(pairs))
+    union = both - common
+    similar = np.zeros(len(pairs))
+    np.divide(common, union, out=similar, where=union > 0)
+    return similar
+
+
+def _gather(shingles: U64, starts: NDArray[np.int64], sizes: NDArray[np.int64], sets: NDArray[np.int64]) -> U64:
+    """The elements of given sets, each tagged with its place in the sequence."""
+    counts = sizes[sets]
+    ends = np.cumsum(counts)
+    owners = np.repeat(np.arange(len(sets)), counts)
+    inside = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
+    return _tagged(owners, shingles[np.repeat(starts[sets], counts) + inside])

@@ -17,6 +17,7 @@ _SEPARATOR = b"\n"
 _ORDER = (0x9DDFEA08EB382D69, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63)
 _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[65:91] += 32
+_VALUES = _LOWER.astype(np.uint64) + np.uint64(1)
 _IS_WORD = np.zeros(256, dtype=bool)
 _IS_WORD[[*range(48, 58), *range(65, 91), *range(97, 123), *range(128, 256)]] = True
 
@@ -85,8 +86,10 @@ def _words(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 def _word_hashes(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> U64:
     """Hash of every word, from the running hash of the joined bytes."""
-    values = (_LOWER[data].astype(np.uint64) + np.uint64(1)) * _powers(_BASE, len(data))
-    running = np.concatenate((np.zeros(1, dtype=np.uint64), np.cumsum(values, dtype=np.uint64)))
+    running = np.zeros(len(data) + 1, dtype=np.uint64)
+    values = running[1:]
+    np.multiply(_VALUES[data], _powers(_BASE, len(data)), out=values)
+    np.cumsum(values, out=values)
     return mix((running[ends] - running[starts]) * _powers(_INVERSE, len(data))[starts])
 
 
