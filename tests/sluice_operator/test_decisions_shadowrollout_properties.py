@@ -6,17 +6,21 @@ after every action.
 """
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from decisionworld import channel
-from rolloutworld import CANDIDATE, CARD, NAME, OTHER, ROLLOUT, ROOT, STABLE, RolloutWorld, analysis
+from rolloutworld import CANDIDATE, CARD, NAME, OTHER, ROLLOUT, ROOT, SPEC, STABLE, RolloutWorld, analysis
 from sluice_api.contracts.shadow import ShadowVerdict
-from sluice_operator.decisions.base import JobState, MoveChannel, RouterProblem, SetRoute
+from sluice_api.v1alpha1 import ShadowRollout
+from sluice_operator.decisions.base import Decision, GuardView, JobState, MoveChannel, RouterProblem, SetRoute
 from sluice_operator.decisions.duration import parse_instant
+from sluice_operator.manifests.configmap import router_document
 
 WEIGHTS = (5, 25, 100)
 VERDICTS = st.sampled_from(
@@ -27,16 +31,43 @@ CARD_VERDICTS = st.sampled_from(["Pass", "Pass", "Pass", "Fail", "Inconclusive"]
 ABOUT = st.sampled_from([*[CANDIDATE] * 9, OTHER])
 
 
+GUARDED = {**SPEC["analysis"], "guards": [{"name": "errors", "query": "errors", "max": 0.5, "for": "1m"}]}
+
+
+def weights_of(rollout: ShadowRollout, route: SetRoute) -> list[int]:
+    """Return the weights that the real manifest of a route carries."""
+    document = router_document(rollout, route)
+    return [100 - int(document.candidate_pct), int(document.candidate_pct)]
+
+
 class CheckedWorld(RolloutWorld):
     """A world that refuses a write of the route or the channel which the evidence does not warrant."""
 
     highest = 0
     """Highest weight that was warranted in this round."""
 
+    def __init__(self, **spec: Any) -> None:
+        super().__init__(**spec)
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.verified: dict[tuple[int, int], str] = {}
+        """When each step's weight was first seen in force, by round and step."""
+
+    def step(self, kind: str, name: str, *, die_before: int | None = None) -> Decision:
+        """Decide once, and note when weights were decided on and seen in force."""
+        before = self.status(kind, name)
+        decision = super().step(kind, name, die_before=die_before)
+        if kind == ROLLOUT and (kind, name) in self.objects:
+            after = self.status(kind, name)
+            if before.get("step") and after.get("step") == before["step"] + 1:
+                self._earned(before)
+            if after.get("stepStartedAt"):
+                self.verified.setdefault((after["round"], after["step"]), after["stepStartedAt"])
+        return decision
+
     def act(self, kind: str, name: str, action: Any) -> None:
         """Carry out an action, unless it must never happen."""
         if kind == ROLLOUT and isinstance(action, SetRoute):
-            assert 0 <= action.weight <= 100
+            assert sum(weights_of(self.parsed(ROLLOUT, NAME), action)) == 100
             assert action.candidate is not None or action.weight == 0
             if action.weight > self.weight and action.weight > self.highest:
                 self._warranted(action.weight)
@@ -60,6 +91,25 @@ class CheckedWorld(RolloutWorld):
         else:
             self._passed(place)
 
+    def _earned(self, status: dict[str, Any]) -> None:
+        """Whatever a step must have is in at the instant at which the next weight is decided on."""
+        place = status["round"], status["step"]
+        newest = [
+            report for report in self.reports.values() if report["step"] == place and report["about"] == CANDIDATE
+        ]
+        assert newest, f"no evidence of {place}"
+        assert newest[-1]["runs"] >= 100
+        assert newest[-1]["verdict"] is ShadowVerdict.NON_INFERIOR or place[1] == len(WEIGHTS)
+        assert self.now <= parse_instant(newest[-1]["at"]) + timedelta(minutes=15)
+        assert self.now >= parse_instant(self.verified[place]) + timedelta(minutes=10)
+        assert self.guards["errors"].value == 0.1
+        assert not self.objects[ROLLOUT, NAME]["spec"].get("paused")
+        cards = [self.status(CARD, e["name"]) for e in status["scorecards"] if (e["round"], e["step"]) == place]
+        fresh = [
+            card for card in cards if card.get("verdict") == "Pass" and parse_instant(card["expiresAt"]) > self.now
+        ]
+        assert fresh, f"no fresh scorecard of {place}"
+
     def _passed(self, step: int) -> None:
         """A genuine scorecard of this step and round says Pass about the candidate."""
         status = self.status(ROLLOUT, NAME)
@@ -73,8 +123,11 @@ class CheckedWorld(RolloutWorld):
                 evidence = self.reports[raw["spec"]["shadow"]["summaryDigest"]]
                 assert evidence["step"] == (status["round"], step)
                 assert evidence["about"] == CANDIDATE
+                assert evidence["since"] >= self.verified[status["round"], step]
                 found.append(parse_instant(judged["expiresAt"]))
         assert found, f"nothing warrants leaving step {step}"
+        if step == len(WEIGHTS):
+            self._earned(status)
 
 
 class Histories(RuleBasedStateMachine):
@@ -82,8 +135,8 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(last=st.booleans(), policy=st.sampled_from(["Hold", "Rollback"]))
     def begin(self, last: bool, policy: str) -> None:
-        self.world = CheckedWorld(onInconclusive=policy, approval=[2] if last else [])
-        self.world.reports = {}
+        self.world = CheckedWorld(onInconclusive=policy, approval=[2] if last else [], analysis=GUARDED)
+        self.world.guards["errors"] = GuardView(value=0.1)
         self.settled = False
 
     def look(self) -> None:
@@ -124,7 +177,15 @@ class Histories(RuleBasedStateMachine):
         _, round_, step, _ = next(
             entry["key"].split("/") for entry in world.status(ROLLOUT, NAME)["attempts"] if entry["job"] == job
         )
-        world.reports[output.report.digest] = {"step": (int(round_), int(step)), "about": about}
+        place = int(round_), int(step)
+        world.reports[output.report.digest] = {
+            "step": place,
+            "about": about,
+            "since": world.inputs[job].since,
+            "at": world.inputs[job].now,
+            "verdict": verdict,
+            "runs": runs,
+        }
         world.succeed(job, output)
         present = world.status(ROLLOUT, NAME)
         of_now = (int(round_), int(step)) == (present["round"], present["step"]) and not present["outcome"]
@@ -160,6 +221,38 @@ class Histories(RuleBasedStateMachine):
         self.judge("Pass", 24)
         self.look()
 
+    @rule(
+        verdict=st.sampled_from([ShadowVerdict.UNDECIDED, ShadowVerdict.INSUFFICIENT]), runs=st.sampled_from([50, 200])
+    )
+    def tempt(self, verdict: ShadowVerdict, runs: int) -> None:
+        """Evidence that shows nothing, in a world where every scorecard passes."""
+        for _ in range(3):
+            self.wait(5)
+            self.analyse(verdict, runs, CANDIDATE)
+            self.judge("Pass", 24)
+        self.look()
+
+    @rule()
+    def linger(self) -> None:
+        """A scorecard that passes while the operator is away, and has expired when it is back."""
+        for _ in range(3):
+            self.wait(5)
+            self.analyse(ShadowVerdict.NON_INFERIOR, 200, CANDIDATE)
+        self.judge("Pass", 0.05)
+        self.wait(5)
+        self.look()
+
+    @rule()
+    def lose_sight(self) -> None:
+        """Analyses that stop coming, while scorecards still pass."""
+        self.wait(5)
+        self.analyse(ShadowVerdict.NON_INFERIOR, 200, CANDIDATE)
+        self.world.backend_down = "connection refused"
+        self.wait(40)
+        self.judge("Pass", 24)
+        self.look()
+        self.world.backend_down = ""
+
     # People
 
     @rule(value=st.sampled_from(["1", "2", "3"]))
@@ -190,6 +283,11 @@ class Histories(RuleBasedStateMachine):
         self.world.route_verifies = verifies
         if self.world.uid in self.world.routes:
             self.world.verify_route(self.world.uid, verifies)
+
+    @rule(value=st.sampled_from([0.1, 0.1, 0.1, 0.9, None]))
+    def answer_the_guard(self, value: float | None) -> None:
+        self.settled = False
+        self.world.guards["errors"] = GuardView(value=value, problem="" if value is not None else "no answer")
 
     @precondition(lambda self: self.world.uid in self.world.routes)
     @rule(weight=st.integers(0, 100), told=st.booleans())
@@ -255,6 +353,52 @@ class Histories(RuleBasedStateMachine):
             assert dict(decision.status) == self.world.status(ROLLOUT, NAME)
 
 
+EVENTS = ("scorecard", "good", "harm", "gateway", "abort", "pause", "forge")
+
+
+@given(order=st.permutations(EVENTS), left_out=st.sets(st.sampled_from(EVENTS), max_size=4))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_the_order_of_events_does_not_matter(order: list[str], left_out: set[str]) -> None:
+    """What had happened counts, not the order in which the operator learnt of it."""
+
+    def end_of(events: list[str]) -> tuple[Any, ...]:
+        world = RolloutWorld()
+        world.route_verifies = False
+        world.look()
+        world.verify_route(world.uid)
+        world.look()
+        for event in events:
+            happen(world, event)
+            world.look()
+        status = world.look()
+        return status["step"], status.get("outcome", ""), status["weight"], world.weight
+
+    events = [event for event in order if event not in left_out]
+    assert end_of(events) == end_of(sorted(events, key=EVENTS.index))
+
+
+def happen(world: RolloutWorld, event: str) -> None:
+    """Let something happen to a rollout at its first step; each is about a place of its own."""
+    match event:
+        case "scorecard":
+            world.judge("offline", "Inconclusive")
+        case "good" | "harm" if world.status(ROLLOUT, NAME).get("outcome"):
+            pass
+        case "good":
+            world.analyse(ShadowVerdict.NON_INFERIOR, runs=50)
+        case "harm":
+            world.analyse(ShadowVerdict.HARM)
+        case "gateway":
+            world.route_verifies = True
+            world.verify_route(world.uid)
+        case "abort":
+            world.annotate(ROLLOUT, NAME, abort="enough")
+        case "pause":
+            world.edit(ROLLOUT, NAME, paused=True)
+        case "forge":
+            world.routes[world.uid] = replace(world.routes[world.uid], weight=77)
+
+
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
     max_examples=25,
@@ -264,3 +408,10 @@ TestHistories.settings = settings(
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # one decision takes milliseconds: shrinking takes minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
+
+
+@pytest.mark.soak
+class TestManyHistories(Histories.TestCase):
+    """The same, at length."""
+
+    settings = settings(TestHistories.settings, max_examples=600, stateful_step_count=60)

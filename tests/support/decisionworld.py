@@ -24,6 +24,7 @@ from sluice_operator.decisions.base import (
     CreateOnce,
     Decision,
     EmitEvent,
+    GuardView,
     JobState,
     JobView,
     MoveChannel,
@@ -72,6 +73,7 @@ class DecisionWorld:
         self.channel_problem = ""
         self.routes: dict[str, RouteView] = {}
         self.route_verifies = True
+        self.guards: dict[str, GuardView] = {}
         self.suites: dict[str, str] = {}
         self.events: list[EmitEvent] = []
         self.log: list[Any] = []
@@ -214,6 +216,7 @@ class DecisionWorld:
             references={f"{kind}/{name}": self.objects.get((kind, name)) for kind, name in wants.references},
             channel=channel,
             route=self.routes.get(obj.uid, RouteView(exists=False)) if wants.route else None,
+            guards=dict(self.guards) if wants.guards else {},
             suite_digest=self.suites.get(wants.suite_uri or "", ""),
             storage_problem="" if wants.suite_uri is None or wants.suite_uri in self.suites else "no such suite",
             rivals=rivals_of(obj, [r for (k, _), r in self.objects.items() if k == obj.crd.kind])  # type: ignore[arg-type]
@@ -278,6 +281,7 @@ class DecisionWorld:
                 self.routes[raw["metadata"]["uid"]] = RouteView(
                     exists=True,
                     weight=action.weight,
+                    mirror=action.mirror,
                     verified=self.route_verifies,
                     stable_digest=stable,
                     candidate_digest=candidate,
