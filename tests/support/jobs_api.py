@@ -2,7 +2,8 @@
 
 It keeps Ray's promises that the operator relies on, and nothing more: a submission ID is taken once, a job is a process
 of its own with the environment that was submitted, stopping is SIGTERM, and a wrong token is refused. What Ray itself
-adds (queues, supervisors, seconds of start) is covered by the tests that run on the real one.
+adds (queues, supervisors, seconds of start) is covered by the tests that run on the real one. The entrypoint `sluice`
+runs the real worker, any other one the fast worker.
 """
 
 import asyncio
@@ -28,6 +29,8 @@ class JobsApi:
         """Submissions of an ID that was taken."""
         self._zygote = zygote
         self._folder = folder
+        self.logs = folder
+        """Folder of the jobs' logs."""
         self._url = ""
         self.jobs: dict[str, dict] = {}
         """Every job, by submission ID, as the API shows it."""
@@ -87,8 +90,12 @@ class JobsApi:
         self.submissions += 1
         self.jobs[name] = {"status": "RUNNING", "message": "Job is currently running.", "metadata": body["metadata"]}
         env = {**os.environ, **body["runtime_env"]["env_vars"]}
+        *program, kind, worker = body["entrypoint"].split()
         self._processes[name] = self._zygote.spawn(
-            body["entrypoint"].split()[-2:], env, self._folder / f"{name}.log", program="worker"
+            [kind, worker],
+            env,
+            self._folder / f"{name}.log",
+            program="sluice" if program == ["sluice"] else "worker",
         )
         return web.json_response({"submission_id": name})
 
