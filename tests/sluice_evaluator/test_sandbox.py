@@ -302,16 +302,16 @@ def test_nothing_is_left_after_many_executions_of_every_kind() -> None:
         "open('left', 'w').write('x')\nopen('kept', 'w')\nreturn 1": 1,
         "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nreturn 1": 1,
     }
-    with Sandbox(servers=1, limits=Limits(wall_s=0.4)) as own:
+    with Sandbox(servers=1, limits=Limits(wall_s=20.0)) as own:
         solve(own, "return 1", [Case(arguments=(0,), expected=1)])
         server = own._servers[0].process.pid
         scratch = Path(solve(own, "import os\nprint(os.getcwd())").output.strip())
         before = handles(os.getpid()), handles(server)
         for _ in range(5):
             for body, expected in bodies.items():
-                solve(own, body, [Case(arguments=(0,), expected=expected)])
+                solve(own, body, [Case(arguments=(0,), expected=expected)], wall_s=0.4)
             if own.fences["namespaces"]:
-                own.run_shell("sleep 60 & echo left > file")
+                own.run_shell("sleep 60 & echo left > file", limits=Limits(wall_s=0.4, processes=8))
         assert own._servers[0].process.pid == server
         assert (handles(os.getpid()), handles(server)) == before
         assert children(server) == []

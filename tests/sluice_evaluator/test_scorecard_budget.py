@@ -2,9 +2,11 @@
 
 import json
 import math
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from evaluation_factory import START, report
 from sluice_api.contracts.base import RunRef
 from sluice_api.contracts.jobs import FailureClass, ScorecardJob
 from sluice_api.contracts.scorecard import Scorecard, ScorecardVerdict
-from sluice_artifacts import publish_document, read_document
+from sluice_artifacts import open_store, publish_document, read_document
 from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_evaluator.compare import compare
 from sluice_evaluator.scorecard.budget import charge
@@ -146,6 +148,29 @@ def test_candidates_that_are_judged_at_once_are_charged_one_after_the_other(tmp_
         outputs = list(pool.map(run, jobs))
     assert sorted(output.comparison.candidate for output in outputs) == list(range(1, 13))
     assert [entry["metadata"]["comparison"]["candidate"] for entry in lines(tmp_path)] == list(range(1, 13))
+
+
+@pytest.mark.integration
+def test_a_history_in_an_object_store_loses_no_line_to_another_writer(
+    tmp_path: Path, s3_server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    for name, value in {"AWS_REGION": "us-east-1", **s3_server.env()}.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"budget-{secrets.token_hex(6)}"
+    client = boto3.client("s3", endpoint_url=s3_server.endpoint_url, region_name="us-east-1")
+    client.create_bucket(Bucket=bucket)
+    history = f"s3://{bucket}/scorecards/shop-SCORECARD_HISTORY.jsonl"
+    jobs = [job(tmp_path, night, 6, 0, history_uri=history) for night in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        outputs = list(pool.map(run, [*jobs, *jobs]))
+    assert {output.history_uri for output in outputs} == {history}
+    shown = [json.loads(text) for text in open_store(history).read(history).splitlines()]
+    assert [entry["metadata"]["comparison"]["candidate"] for entry in shown] == list(range(1, 9))
+    assert len({entry["owner"] for entry in shown}) == 8
 
 
 def test_not_worse_is_enough_where_it_is_asked_and_worse_never_is(tmp_path: Path) -> None:
