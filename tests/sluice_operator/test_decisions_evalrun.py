@@ -48,7 +48,7 @@ def output(candidate: str = CANDIDATE, *, comparison: bool = True, **other) -> E
     )
     return EvalOutput(
         report=ref,
-        baseline_report=ref,
+        baseline_report=other.pop("baseline_report", ref),
         compare_report=ref if comparison else None,
         summary=summary,
         baseline_summary=summary,
@@ -92,7 +92,8 @@ def test_the_whole_way(world):
     ("edit", "reason", "words"),
     [
         ({"candidate": {"fineTuneRunRef": {"name": "no"}}}, "ReferenceNotFound", "FineTuneRun/no does not exist"),
-        ({"candidate": {}}, "InvalidSpec", "spec.candidate: give exactly one"),
+        ({"candidate": {}}, "InvalidSpec", "give exactly one of fineTuneRunRef, channel and endpoint, not 0"),
+        ({"baseline": {}}, "InvalidSpec", "exactly one of fineTuneRunRef, channel, endpoint and report, not 0"),
         ({"candidate": {"channel": "stable", "endpoint": {"url": "http://x"}}}, "InvalidSpec", "not 2"),
         ({"channels": None}, "InvalidSpec", "spec.channels is needed"),
         ({"candidate": {"channel": "beta"}}, "InvalidSpec", "two channels"),
@@ -186,6 +187,19 @@ def test_a_suite_of_another_release_is_refused(world):
     world.succeed(submitted(world), output(suite_digest=BUILTIN_SUITES["shell"]))
     world.settle(KIND, NAME)
     assert world.status(KIND, NAME)["reason"] == "ResultMismatch"
+
+
+def test_a_finished_report_may_be_the_baseline(world):
+    earlier = {"uri": f"{ROOT}reports/before.json", "digest": digest("be")}
+    world.edit(KIND, NAME, baseline={"report": earlier})
+    job = submitted(world)
+    asked = world.inputs[job]
+    assert (asked.baseline, asked.baseline_report.digest) == (None, digest("be"))
+    assert world.status(KIND, NAME)["inputs"]["baselineReport"] == digest("be")
+    another = ArtifactRef(uri=f"{ROOT}reports/other.json", digest=digest("0e"))
+    world.succeed(job, output(baseline_report=another))
+    world.settle(KIND, NAME)
+    assert "the report is about baseline report" in world.status(KIND, NAME)["message"]
 
 
 def test_an_undecided_comparison_says_what_it_could_have_shown(world):

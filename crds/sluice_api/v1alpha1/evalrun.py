@@ -70,6 +70,32 @@ class ModelTarget(ApiModel):
     }
 
 
+class ReportRef(ApiModel):
+    """A finished report."""
+
+    uri: StorageUri
+    """The report, as an EvalRun's status names it."""
+    digest: DigestString
+    """Its digest."""
+
+
+class BaselineTarget(ModelTarget):
+    """What a candidate is compared with: exactly one of the fields."""
+
+    report: ReportRef | None = None
+    """A finished report over the same suite by the same harness; nothing is run for it."""
+
+    model_config = ApiModel.model_config | {
+        "json_schema_extra": validations(
+            rule(
+                "(has(self.fineTuneRunRef) ? 1 : 0) + (has(self.channel) ? 1 : 0) + (has(self.endpoint) ? 1 : 0) + "
+                "(has(self.report) ? 1 : 0) == 1",
+                "give exactly one of fineTuneRunRef, channel, endpoint and report",
+            ),
+        )
+    }
+
+
 SuiteUri = Annotated[
     str,
     StringConstraints(pattern=rf"^({BUILTIN_PREFIX}({'|'.join(BUILTIN_SUITES)})|(s3|file)://.+)$", max_length=1024),
@@ -108,7 +134,7 @@ class EvalRunSpec(ApiModel):
 
     candidate: ModelTarget
     """The candidate."""
-    baseline: ModelTarget | None = None
+    baseline: BaselineTarget | None = None
     """What it is compared with, on the same tasks."""
     suite: Suite
     """The tasks."""
@@ -200,6 +226,8 @@ class EvalInputs(StatusModel):
     """Weights of the candidate."""
     baseline: DigestString | None = None
     """Weights of the baseline."""
+    baseline_report: DigestString | None = None
+    """Finished report that is the baseline."""
     suite: DigestString | None = None
     """Suite: of the file's bytes, or of a built-in suite's tasks."""
 

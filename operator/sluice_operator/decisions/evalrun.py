@@ -66,11 +66,12 @@ def targets_valid(facts: Facts[EvalRun]) -> Objection | None:
     for field, target in (("spec.candidate", spec.candidate), ("spec.baseline", spec.baseline)):
         if target is None:
             continue
-        given = [part for part in (target.fine_tune_run_ref, target.channel, target.endpoint) if part is not None]
-        if len(given) != 1:
+        names = [name for name in type(target).model_fields if getattr(target, name) is not None]
+        if len(names) != 1:
+            known = [field.alias or name for name, field in type(target).model_fields.items()]
             return Objection(
                 reason=Reason.INVALID_SPEC,
-                message=f"{field}: give exactly one of fineTuneRunRef, channel and endpoint, not {len(given)}",
+                message=f"{field}: give exactly one of {', '.join(known[:-1])} and {known[-1]}, not {len(names)}",
             )
         if target.channel is not None:
             channels.append(target.channel)
@@ -214,23 +215,27 @@ class _Rules:
         for target in (candidate, baseline):
             if isinstance(target, Objection):
                 return target
+        report = _earlier(facts)
         found = {
             "candidate": _digest(candidate),
             "baseline": _digest(baseline),
+            "baseline_report": report.digest if report is not None else None,
             "suite": suite_digest(facts),
         }
+        wire = {("baselineReport" if name == "baseline_report" else name): digest for name, digest in found.items()}
         pinned = status.inputs
         if pinned.suite is not None:
-            for name in ("candidate", "baseline"):
+            for name in ("candidate", "baseline", "baseline_report"):
                 before, after = getattr(pinned, name), found[name]
                 if before != after:
                     return Objection(
                         reason=Reason.CANDIDATE_MISMATCH,
-                        message=f"spec.{name} is {short(after)}, pinned is {short(before)}: create a new EvalRun",
+                        message=f"spec.{name.replace('_', '.')} is {short(after)}, pinned is {short(before)}: "
+                        "create a new EvalRun",
                     )
         else:
             pinned = EvalInputs(**found)
-        return Prepared(status=status.model_copy(update={"inputs": pinned, "progress": None}), inputs=found)
+        return Prepared(status=status.model_copy(update={"inputs": pinned, "progress": None}), inputs=wire)
 
     def job(self, facts: Facts[EvalRun], status: EvalRunStatus, attempt: Attempt) -> EvalJob | Objection:
         candidate, baseline = _targets(facts)
@@ -250,6 +255,7 @@ class _Rules:
             attempt,
             candidate=candidate,
             baseline=baseline,
+            baseline_report=_earlier(facts),
             suite_digest=status.inputs.suite or "",
             task_timeout_s=parse_duration(facts.obj.spec.limits.task_timeout).total_seconds(),
         )
@@ -297,8 +303,17 @@ class _Rules:
 
 def _targets(facts: Facts[EvalRun]) -> tuple[EvalTarget | Objection, EvalTarget | Objection | None]:
     spec = facts.obj.spec
-    baseline = resolve(facts, "spec.baseline", spec.baseline) if spec.baseline is not None else None
+    measured = spec.baseline is not None and spec.baseline.report is None
+    baseline = resolve(facts, "spec.baseline", spec.baseline) if spec.baseline is not None and measured else None
     return resolve(facts, "spec.candidate", spec.candidate), baseline
+
+
+def _earlier(facts: Facts[EvalRun]) -> ArtifactRef | None:
+    """Return the finished report that is the baseline, where the spec names one."""
+    baseline = facts.obj.spec.baseline
+    if baseline is None or baseline.report is None:
+        return None
+    return ArtifactRef(uri=baseline.report.uri, digest=baseline.report.digest)
 
 
 def _digest(target: EvalTarget | Objection | None) -> str | None:
@@ -313,6 +328,7 @@ def _mismatch(facts: Facts[EvalRun], status: EvalRunStatus, output: object) -> s
     for what, found, expected in (
         ("candidate", output.candidate_digest, pinned.candidate),
         ("baseline", output.baseline_digest, pinned.baseline),
+        ("baseline report", output.baseline_report.digest if output.baseline_report else "", pinned.baseline_report),
         ("suite", output.suite_digest, pinned.suite),
     ):
         if expected is not None and found != expected:

@@ -76,8 +76,12 @@ def train_job(
     base_model: ModelRef,
     parent: ArtifactRef | None,
     use_gpu: bool,
+    memory_bytes: int | None = None,
 ) -> TrainJob:
-    """Return the input of a training attempt. Checkpoints are shared by the attempts, so that a later one resumes."""
+    """Return the input of a training attempt. Checkpoints are shared by the attempts, so that a later one resumes.
+
+    `memory_bytes` is what a worker has, where that is known.
+    """
     spec = obj.spec
     return TrainJob(
         run=run_ref(obj),
@@ -89,6 +93,7 @@ def train_job(
         checkpoint_uri=checkpoint_uri(spec.output, obj.namespace, obj.uid),
         adapter_uri=adapter_uri(spec.output),
         use_gpu=use_gpu,
+        memory_bytes=memory_bytes,
         **train_settings(spec),
     )
 
@@ -99,6 +104,7 @@ def eval_job(
     *,
     candidate: EvalTarget,
     baseline: EvalTarget | None,
+    baseline_report: ArtifactRef | None = None,
     suite_digest: str,
     task_timeout_s: float,
 ) -> EvalJob:
@@ -113,6 +119,7 @@ def eval_job(
         output_uri=attempt.output_uri,
         candidate=candidate,
         baseline=baseline,
+        baseline_report=baseline_report,
         suite_uri=spec.suite.uri,
         suite_digest=suite_digest,
         agent_url=spec.agent.url if spec.agent is not None else None,
