@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pathlib import Path
 
 EXIT_UNJUDGED = 2
 """Bad usage, bad input or missing evidence."""
@@ -41,11 +40,6 @@ COMMANDS = (
         help="look at a rollout, wait for it, approve, abort or retry it",
     ),
     Command(name="dashboard", module="sluice_cli.dashboard.commands", help="a live page of every lineage"),
-    Command(
-        name="rollout",
-        module="sluice_cli.rollout.commands",
-        help="look at a rollout, wait for it, approve, abort or retry it",
-    ),
     Command(name="worker", module="sluice_cli.worker", help="carry out one job of the operator"),
     Command(name="demo", module="sluice_cli.demo.commands", help="watch the whole loop on this machine"),
 )

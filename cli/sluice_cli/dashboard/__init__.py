@@ -1,0 +1,1 @@
+"""`sluice dashboard`: a live, read-only page of every lineage, from traces to weight."""
