@@ -1,12 +1,13 @@
 """Lifecycles of a TraceDataset: builds, schedules, commands, failures and the lineage that a version sets in motion."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from decisionworld import DecisionWorld, digest
 from sluice_api.contracts.base import ArtifactRef
-from sluice_api.contracts.jobs import FailureClass, LabelOutput
+from sluice_api.contracts.jobs import CriticRule, DuplicateRule, FailureClass, LabelOutput, LeakRule, PrivacyRule
 from sluice_operator.decisions.base import JobState
 from sluice_operator.decisions.tracedataset import next_instant
 from sluice_operator.manifests.naming import lineage_name
@@ -34,6 +35,10 @@ LINEAGE = {
         "output": "s3://sluice/agent/",
     },
 }
+
+
+MIXTURE = {"rows": 9, "buckets": [{"name": "agent", "weight": 1}]}
+TWO_OF_TRACES = [{"name": "a", "weight": 1}, {"name": "b", "weight": 1}]
 
 
 def output(value: str, *, rows: int = 100, new: int = 100) -> LabelOutput:
@@ -83,6 +88,82 @@ def test_the_job_carries_the_spec_and_the_parent(world):
     assert (first.parent, second.parent) == (None, digest(1))
     assert (second.source_uri, second.tenants, second.require_screenshot) == ("s3://traces/acme/", ["acme"], False)
     assert second.dataset_uri == "s3://sluice/datasets/agent/"
+
+
+def test_the_job_carries_how_rows_are_cleaned_mixed_and_guarded(world):
+    world.profiles["cpu"] = replace(world.profiles["cpu"], max_workers=8)
+    world.edit(
+        KIND,
+        NAME,
+        privacy={
+            "detectors": ["email"],
+            "onFinding": "quarantine",
+            "patterns": [{"name": "badge", "pattern": r"B-\d+"}],
+        },
+        critic={"languages": ["python"], "requireAccepted": False, "runTests": True},
+        mixture={
+            "rows": 100,
+            "maxRepeats": 2,
+            "seed": 7,
+            "tagWeights": [{"name": "ocr", "weight": 0.1}],
+            "buckets": [
+                {"name": "agent", "weight": 55},
+                {"name": "code", "weight": 45, "source": {"uri": "s3://corpus/code/"}},
+            ],
+        },
+        deduplication={"near": True, "threshold": 0.9},
+        leaks={"suites": [{"uri": "s3://suites/b.json"}], "threshold": 0.7},
+        maxBadFraction=0.05,
+        workers=4,
+        onNewVersion=LINEAGE,
+    )
+    world.settle(KIND, NAME)
+    asked = world.inputs[world.newest_job(KIND, NAME)]
+    assert asked.privacy == PrivacyRule(detectors=["email"], on_finding="quarantine", patterns={"badge": r"B-\d+"})
+    assert asked.critic == CriticRule(languages=["python"], require_accepted=False, run_tests=True)
+    assert (asked.mixture.rows, asked.mixture.max_repeats, asked.mixture.seed) == (100, 2, 7)
+    assert asked.mixture.tag_weights == {"ocr": 0.1}
+    assert [(each.name, each.source_uri) for each in asked.mixture.buckets] == [
+        ("agent", None),
+        ("code", "s3://corpus/code/"),
+    ]
+    assert asked.duplicates == DuplicateRule(exact=True, near=True, threshold=0.9, shingle_words=3)
+    assert asked.leaks == LeakRule(suites=["s3://suites/b.json", "s3://suites/a.json"], threshold=0.7)
+    assert (asked.max_bad_fraction, asked.workers) == (0.05, 4)
+
+
+def test_a_spec_without_them_is_private_and_deduplicated_all_the_same(world):
+    world.settle(KIND, NAME)
+    asked = world.inputs[world.newest_job(KIND, NAME)]
+    assert asked.privacy == PrivacyRule()
+    assert asked.duplicates == DuplicateRule(exact=True)
+    assert (asked.leaks, asked.mixture, asked.critic, asked.workers) == (LeakRule(), None, None, 1)
+
+
+def test_counts_of_a_build_are_in_status_and_bounded(world):
+    world.settle(KIND, NAME)
+    told = output(digest(1)).model_copy(
+        update={
+            "label_reasons": {"gate_verify_pass": 100},
+            "redactions": {"email": 3, "x" * 300: 1},
+            "quarantined": 4,
+            "duplicates": {"exact_duplicate": 5},
+            "leaks": 6,
+            "bad_reasons": {"truncated_json": 2},
+            "tenants": {f"tenant-{n:03d}": n for n in range(90)},
+            "buckets": {"agent": 55},
+            "screens": 7,
+        }
+    )
+    world.succeed(world.newest_job(KIND, NAME), told)
+    world.settle(KIND, NAME)
+    latest = world.status(KIND, NAME)["latest"]
+    assert latest["redactions"] == {"email": 3}
+    assert (latest["quarantined"], latest["leaks"], latest["screens"]) == (4, 6, 7)
+    assert (latest["duplicates"], latest["buckets"]) == ({"exact_duplicate": 5}, {"agent": 55})
+    assert (latest["reasons"], latest["badReasons"]) == ({"gate_verify_pass": 100}, {"truncated_json": 2})
+    assert len(latest["tenants"]) == 33
+    assert "11 rows removed as duplicates or leaks" in world.status(KIND, NAME)["message"]
 
 
 def test_the_same_digest_is_no_new_version(world):
@@ -157,6 +238,10 @@ def test_next_instant_is_strictly_later_and_in_utc():
         ({"schedule": "every day"}, "InvalidSpec", "spec.schedule"),
         ({"label": {"keep": ["negative"]}}, "InvalidSpec", "spec.label.keep"),
         ({"profile": "moon"}, "ProfileNotFound", "no profile 'moon'"),
+        ({"critic": {}}, "InvalidSpec", "spec.critic"),
+        ({"mixture": MIXTURE, "convert": {"format": "preference"}}, "InvalidSpec", "spec.mixture needs sft"),
+        ({"mixture": {**MIXTURE, "buckets": TWO_OF_TRACES}}, "InvalidSpec", "only one bucket"),
+        ({"workers": 99}, "ProfileCeiling", "spec.workers is 99"),
         ({"onNewVersion": {"evalRun": {}}}, "InvalidTemplate", "need fineTuneRun"),
         ({"onNewVersion": {"fineTuneRun": {"output": "s3://x/"}}}, "InvalidTemplate", "FineTuneRun spec.baseModel"),
     ],
