@@ -73,6 +73,21 @@ def _add_forget(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(handler=run_forget)
 
+    _add_correct(commands)
+
+
+def _add_correct(commands: Any) -> None:
+    parser = commands.add_parser(
+        "correct", help="say what a step should have answered: the edit becomes the preferred side of a pair"
+    )
+    parser.add_argument("path", type=Path, help="a trace, as exported or labelled")
+    parser.add_argument("--step", type=int, required=True, help="index of the step")
+    parser.add_argument("--action", required=True, help="the action in the grammar of answers, e.g. 'click(10, 20)'")
+    parser.add_argument("--outcome", default="", help="what the action is expected to do")
+    parser.add_argument("--by", required=True, help="who says so: a name or a role, no e-mail address")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.set_defaults(handler=run_correct)
+
 
 def run_critic(arguments: argparse.Namespace) -> int:
     """Judge candidates. 0: some were accepted; 2: none was, or the input cannot be read."""
@@ -214,6 +229,44 @@ def run_forget(arguments: argparse.Namespace) -> int:
                 how = "continues a model trained on it" if model.inherited else "was trained on it"
                 print(f"  {model.uri} {how}: train it again")
     return EXIT_FAILED if any(report.emptied for report in reports.values()) else EXIT_OK
+
+
+def run_correct(arguments: argparse.Namespace) -> int:
+    """Note a person's edit in a trace. 0: it is written; 2: there is no such step, or the action is none."""
+    from datetime import UTC, datetime
+
+    from sluice_api.actions import parse_action
+    from sluice_traces.label import write_atomically
+
+    def refuse(problem: str) -> int:
+        print(f"sluice trace correct: {problem}", file=sys.stderr)
+        return EXIT_UNJUDGED
+
+    action = parse_action(arguments.action)
+    if action is None or "\n" in arguments.action.strip():
+        return refuse(f"--action {arguments.action!r} is no action: write it as answers do, e.g. click(10, 20)")
+    try:
+        document = json.loads(arguments.path.read_bytes())
+        steps = [step for step in document["steps"] if step["step_index"] == arguments.step]
+    except OSError as error:
+        return refuse(f"{arguments.path}: {error.strerror}")
+    except (ValueError, KeyError, TypeError):
+        return refuse(f"{arguments.path}: is no trace")
+    if len(steps) != 1:
+        return refuse(f"{arguments.path}: has {len(steps)} steps with the index {arguments.step}")
+    edit = {
+        "last_action": {"action_type": str(action.action_type), "params": dict(action.params)},
+        "predicted_outcome": arguments.outcome,
+        "edited_by": arguments.by,
+        "edited_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
+    steps[0]["human_edit"] = edit
+    try:
+        write_atomically(arguments.path, json.dumps(document, ensure_ascii=False).encode())
+    except OSError as error:
+        return refuse(f"{arguments.path}: {error.strerror}")
+    print(json.dumps(edit, indent=2) if arguments.json else f"{arguments.path}: step {arguments.step} is corrected")
+    return EXIT_OK
 
 
 def _mixture_config(path: Path) -> "tuple[MixtureConfig, list[Path]]":

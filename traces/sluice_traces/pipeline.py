@@ -1,6 +1,6 @@
 """One trace document to rows, in one pass: decode, filter, judge, convert. Knows no storage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from operator import attrgetter
@@ -145,11 +145,13 @@ class TracePipeline:
         steps = trace.steps
         steps.sort(key=_position)
         converter, redactions = self._converter, dict[str, int]()
+        scrub: Callable[[str], str] = str
         if self._redactor is not None:
             if self._redactor.private_identity(trace.run_id) or self._redactor.private_identity(tenant_id):
                 return SkipReason.PRIVATE_IDENTITY
             redactor = self._redactor.run()
-            converter, redactions = Converter(self._config, redactor.scrub), redactor.counts
+            scrub, redactions = redactor.scrub, redactor.counts
+            converter = Converter(self._config, scrub)
         rows: Sequence[RowRecord]
         if isinstance(trace, PairTraceRecord):
             rows = pair_rows(
@@ -161,6 +163,7 @@ class TracePipeline:
                 screens,
                 tally,
                 require_screenshot=self._config.require_screenshot,
+                scrub=scrub,
             )
         else:
             rows = converter.judged_rows(trace.run_id, tenant_id, trace.steps, screens, tally)

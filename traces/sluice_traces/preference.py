@@ -1,7 +1,9 @@
 """Real preference pairs: the answer that failed and the answer that passed, in the same state of the same run.
 
-A pair needs a negative step and a later positive step of the same run whose prompt was the same: the hand-over to the
-expert after an escalation, or a retry. Two answers given in different states are no preference between them, so:
+A person's edit of a step is preferred to what the step answered, whatever its label: the state is the step's own.
+Without one, a pair needs a negative step and a later positive step of the same run whose prompt was the same: the
+hand-over to the expert after an escalation, or a retry. Two answers given in different states are no preference between
+them, so:
 
 - where both steps recorded the request that the model saw (`envelope.prompt`), the two must be equal;
 - otherwise the intents must be equal, and no step from the rejected one up to the chosen one may have changed anything
@@ -10,13 +12,13 @@ expert after an escalation, or a retry. Two answers given in different states ar
   screen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from sluice_api.contracts.trace import Label, LabelReason
 from sluice_traces.convert import Converter, DropReason, PrivateTextError, Screens, Tally
 from sluice_traces.ladder import Verdict
-from sluice_traces.records import LabelledStepRecord, PairStepRecord
+from sluice_traces.records import HumanEditRecord, LabelledStepRecord, PairStepRecord, StepRecord
 from sluice_traces.rows import SYSTEM_TURN, PairMetadataRow, PreferenceRowRecord
 
 EXPERT_TYPE = "expert"
@@ -32,6 +34,15 @@ class Correction(StrEnum):
     """The expert took over."""
     RETRY = "retry"
     """The same model tried again and passed."""
+    HUMAN_EDIT = "human_edit"
+    """A person said what the answer should have been."""
+
+
+class EditedMetadataRow(PairMetadataRow, kw_only=True, gc=False):
+    """Where a pair of a human edit came from: the edited step is both the rejected and the chosen one."""
+
+    corrected_by: str
+    """Who edited it."""
 
 
 def pair_rows(
@@ -44,6 +55,7 @@ def pair_rows(
     tally: Tally,
     *,
     require_screenshot: bool,
+    scrub: Callable[[str], str] = str,
 ) -> list[PreferenceRowRecord]:
     """The preference rows of one run, in the order of the rejected steps.
 
@@ -54,20 +66,25 @@ def pair_rows(
         verdicts: one a step.
         converter: renders prompts and answers.
         screens: screenshots of the run.
-        tally: counts every judged step, and every negative step that became no pair.
+        tally: counts every judged step, and every negative or edited step that became no pair.
         require_screenshot: leave out pairs whose state has no screenshot.
+        scrub: removes private text from the names of editors.
     """
-    rows = []
+    rows: list[PreferenceRowRecord] = []
+    row: PreferenceRowRecord | DropReason
     tally.count_verdicts(verdicts)
     for index, (step, (label, _)) in enumerate(zip(steps, verdicts, strict=True)):
-        if label is not Label.NEGATIVE:
+        if label is not Label.NEGATIVE and step.human_edit is None:
             continue
         image = screens.image(step.step_index)
         if image is None and require_screenshot:
             tally.drop(DropReason.NO_SCREENSHOT)
             continue
         try:
-            row = _pair(run_id, tenant_id, steps, verdicts, index, converter, image)
+            if step.human_edit is not None:
+                row = _edited(run_id, tenant_id, step, step.human_edit, verdicts[index], converter, image, scrub)
+            else:
+                row = _pair(run_id, tenant_id, steps, verdicts, index, converter, image)
         except PrivateTextError:
             row = DropReason.PRIVATE
         if isinstance(row, DropReason):
@@ -148,6 +165,41 @@ def _pair(
         rejected_step=step.step_index,
         rejected_reason=verdicts[index][1].value,
         provenance=provenance(steps[found], verdicts[index]).value,
+    )
+    prompt = (SYSTEM_TURN, converter.prompt(step.intent, image=image is not None))
+    return PreferenceRowRecord(prompt, chosen, rejected, metadata, image)
+
+
+def _edited(
+    run_id: str,
+    tenant_id: str,
+    step: PairStep,
+    edit: HumanEditRecord,
+    verdict: Verdict,
+    converter: Converter,
+    image: str | None,
+    scrub: Callable[[str], str],
+) -> PreferenceRowRecord | DropReason:
+    """The pair of a step that a person edited."""
+    wanted = StepRecord(step.step_index, last_action=edit.last_action, predicted_outcome=edit.predicted_outcome)
+    rejected, chosen = converter.answer(step), converter.answer(wanted)
+    if isinstance(rejected, DropReason):
+        return rejected
+    if isinstance(chosen, DropReason):
+        return chosen
+    if chosen == rejected:
+        return DropReason.UNPAIRED
+    metadata = EditedMetadataRow(
+        run_id=run_id,
+        tenant_id=tenant_id,
+        step=step.step_index,
+        label=Label.POSITIVE.value,
+        label_reason=Correction.HUMAN_EDIT.value,
+        action_type=(edit.last_action.action_type if edit.last_action else None) or "",
+        rejected_step=step.step_index,
+        rejected_reason=verdict[1].value,
+        provenance=Correction.HUMAN_EDIT.value,
+        corrected_by=scrub(edit.edited_by),
     )
     prompt = (SYSTEM_TURN, converter.prompt(step.intent, image=image is not None))
     return PreferenceRowRecord(prompt, chosen, rejected, metadata, image)

@@ -72,6 +72,17 @@ class EnvelopeRecord(msgspec.Struct, gc=False):
     """The page state given to the model; text in every known agent."""
 
 
+class HumanEditRecord(msgspec.Struct, gc=False):
+    """The answer that a person says a step should have given."""
+
+    last_action: ActionRecord | None = None
+    """The action."""
+    predicted_outcome: str | None = None
+    """What it is expected to do."""
+    edited_by: str = ""
+    """Who says so."""
+
+
 class PairStepRecord(StepRecord, gc=False):
     """What pairing steps needs on top."""
 
@@ -81,6 +92,8 @@ class PairStepRecord(StepRecord, gc=False):
     """Whether the step was rolled back, so that the next one starts from the same state."""
     envelope: EnvelopeRecord | None = None
     """The request as the model saw it."""
+    human_edit: HumanEditRecord | None = None
+    """What a person says the answer should have been."""
 
 
 class HeaderRecord(msgspec.Struct, gc=False):
@@ -128,6 +141,8 @@ class LabelledStepRecord(StepRecord, kw_only=True, gc=False):
     reversed: bool | None = None
     """As in `PairStepRecord`."""
     envelope: EnvelopeRecord | None = None
+    """As in `PairStepRecord`."""
+    human_edit: HumanEditRecord | None = None
     """As in `PairStepRecord`."""
 
 

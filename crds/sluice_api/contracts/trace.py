@@ -77,6 +77,19 @@ class TraceAction(Contract):
     """Arguments of the action, e.g. `x` and `y` of a click."""
 
 
+class HumanEdit(Contract):
+    """The answer that a person says a step should have given; becomes the chosen side of a preference pair."""
+
+    last_action: TraceAction
+    """The action."""
+    predicted_outcome: str = ""
+    """What it is expected to do."""
+    edited_by: str = ""
+    """Who says so: a name or a role, no e-mail address."""
+    edited_at: str = ""
+    """When, RFC 3339, UTC."""
+
+
 class TraceStep(Contract):
     """One step of a run."""
 
@@ -106,6 +119,8 @@ class TraceStep(Contract):
     """The model's reasoning."""
     envelope: dict[str, Any] | None = None
     """The request as the model saw it (schema 3): at least `prompt`, the page state given to the model."""
+    human_edit: HumanEdit | None = None
+    """What a person says the answer should have been."""
 
 
 class Trace(Contract):
