@@ -4,13 +4,17 @@ Counts are the seed's, per step. Inference is per run, since the steps of a run 
 runs of this rollout and these weights only: evidence from before the step began, or about other weights, never counts.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
+from sluice_api import ladder
 from sluice_api.contracts.shadow import EProcess, ShadowComparison, ShadowSummary, ShadowVerdict, VariantSummary
 from sluice_api.contracts.trace import Variant
 from sluice_evaluator.report import rfc3339
@@ -251,6 +255,18 @@ def _sequential_verdict(candidate: VariantSummary, process: EProcess, config: Sh
     return ShadowVerdict.NON_INFERIOR if process.non_inferiority >= process.threshold else ShadowVerdict.UNDECIDED
 
 
+@cache
+def evaluator_digest() -> str:
+    """Return the digest of the code that an analysis rests on: reading, labels, arms and statistics."""
+    root = Path(__file__).parent
+    files = [root / "shadow.py", root / "shadow_pairs.py", root / "runs.py", Path(ladder.__file__)]
+    files += sorted((root / "statistics").glob("*.py"))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"sha256:{digest.hexdigest()}"
+
+
 def analyze(found: RunSet, config: ShadowConfig) -> ShadowSummary:
     """Judge the arms by the runs that count."""
     evidence = _select(found.runs, config)
@@ -293,6 +309,7 @@ def analyze(found: RunSet, config: ShadowConfig) -> ShadowSummary:
         candidate_digest=config.candidate_digest,
         last_run_at=rfc3339(evidence.newest) if evidence.newest else "",
         candidate_share=evidence.share,
+        evaluator=evaluator_digest(),
         pairs=pairs.counts if pairs is not None else None,
         traces=found.files,
     )

@@ -137,7 +137,10 @@ def analysis(
         variants=arms,
         verdict=verdict,
         method="sequential",
-        e_process=EProcess(harm=0.2, non_inferiority=25.0),
+        e_process=EProcess(
+            harm=100.0 if verdict is ShadowVerdict.HARM else 0.2,
+            non_inferiority=25.0 if verdict is ShadowVerdict.NON_INFERIOR else 4.2,
+        ),
         candidate_digest=about,
         candidate_share=share,
         traces=1000,

@@ -119,6 +119,8 @@ class ShadowSummary(Contract):
     """End of the newest run of this rollout and these weights since `since`, mature or not."""
     candidate_share: float | None = None
     """Share of all runs since `since` (mature or not) that the candidate arm served."""
+    evaluator: str = ""
+    """Digest of the code that judged: what another one says cannot be set beside it."""
     pairs: Pairs | None = None
     """Mirrored requests; only of a step that mirrors."""
     traces: int = Field(default=0)

@@ -16,6 +16,8 @@ API_VERSION = f"{GROUP}/{VERSION}"
 FINALIZER = f"{GROUP}/operator"
 """Finalizer that stops the work and restores traffic before an object goes."""
 
+ANNOTATION_PROMOTED_BY = f"{GROUP}/promoted-by"
+"""Who approves: beside the promote annotation, since the API server records no user on an object."""
 ANNOTATION_PROMOTE = f"{GROUP}/promote"
 """Command: advance or approve the named step now; the value is the step number."""
 ANNOTATION_ABORT = f"{GROUP}/abort"

@@ -344,6 +344,8 @@ class EvidenceStatus(StatusModel):
     """E-value for non-inferiority."""
     candidate_share: float | None = None
     """Measured share of the candidate arm."""
+    evaluator: DigestString | None = None
+    """Digest of the code that made it."""
     unreadable: float | None = None
     """Share of the traces that could not be read: they may hide one arm's harm."""
 
@@ -392,6 +394,8 @@ class ShadowRolloutStatus(BaseStatus):
     """Manual approvals."""
     guards: list[GuardStatus] = Field(default_factory=list, max_length=8)
     """What the fast checks last said."""
+    evaluator: DigestString | None = None
+    """Digest of the code that made the round's first analysis: one of other code holds."""
     assignment: Assignment | None = None
     """How runs get their arm, pinned at start. Changing the spec's starts again from 0."""
     traffic: Traffic | None = None

@@ -276,6 +276,8 @@ class Reason(StrEnum):
     """`spec.traffic` is another one: the old route goes to 0, then it starts again on the new one."""
     SHARE_MISMATCH = "ShareMismatch"
     """The candidate's measured share of the runs is not what the route asks for."""
+    EVALUATOR_CHANGED = "EvaluatorChanged"
+    """Another evaluator made the newest analysis than those before: they cannot be set side by side."""
     TRACES_UNREADABLE = "TracesUnreadable"
     """Too many traces of the step cannot be read: they may hide harm."""
     GUARD_BREACHED = "GuardBreached"

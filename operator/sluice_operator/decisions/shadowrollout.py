@@ -37,7 +37,7 @@ from sluice_operator.decisions.common import (
 from sluice_operator.decisions.reasons import Phase, Reason
 from sluice_operator.decisions.runs import decide_deletion, notice_deletion
 from sluice_operator.decisions.shadowrollout_analysis import look
-from sluice_operator.decisions.shadowrollout_climb import climb
+from sluice_operator.decisions.shadowrollout_climb import RETRY, climb
 from sluice_operator.decisions.shadowrollout_end import again, ended, take_out, to_zero, with_actions
 from sluice_operator.decisions.shadowrollout_gates import with_approval
 from sluice_operator.decisions.shadowrollout_start import hold, start
@@ -139,7 +139,7 @@ def _commands(facts: Rollout, status: ShadowRolloutStatus) -> tuple[ShadowRollou
     if abort is not None:
         status = acknowledge(status, Command.ABORT, abort)
         if not status.outcome:
-            return status, take_out(facts, status, Reason.ABORTED, f"aborted by annotation {abort!r}")
+            return status, take_out(facts, status, Reason.ABORTED, f"aborted by annotation {abort!r}. {RETRY}")
         ignored.append(_ignored("abort", f"the rollout has ended: {status.outcome}"))
     retry = pending_command(facts.obj, status, Command.RETRY)
     if retry is not None:

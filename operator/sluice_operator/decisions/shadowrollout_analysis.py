@@ -191,6 +191,7 @@ def _accept(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt, resul
         harm=process.harm if process is not None else None,
         non_inferiority=process.non_inferiority if process is not None else None,
         candidate_share=summary.candidate_share,
+        evaluator=summary.evaluator or None,
         unreadable=round(summary.bad_files / summary.traces, 4) if summary.traces else None,
     )
     arms = Arms(
@@ -198,7 +199,14 @@ def _accept(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt, resul
         candidate=_arm(summary.variants.get(Variant.CANDIDATE)),
     )
     return Analysed(
-        status=status.model_copy(update={"evidence": evidence, "arms": arms, "verdict": str(summary.verdict)})
+        status=status.model_copy(
+            update={
+                "evidence": evidence,
+                "arms": arms,
+                "verdict": str(summary.verdict),
+                "evaluator": status.evaluator or evidence.evaluator,
+            }
+        )
     )
 
 

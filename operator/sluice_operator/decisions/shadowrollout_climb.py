@@ -47,6 +47,11 @@ from sluice_operator.decisions.shadowrollout_view import (
     told,
 )
 
+RETRY = (
+    "The evidence is kept: name another candidate, or set the annotation sluice.dev/retry to start from the first step"
+)
+"""What to do about a candidate that was taken out."""
+
 
 def climb(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
     """Return the decision at a step: back to 0, set the route, hold, or the next step."""
@@ -116,7 +121,10 @@ def _channel_moved(facts: Rollout, status: ShadowRolloutStatus) -> Decision | No
     if found == status.candidate_digest:
         return _finish(facts, status)
     where = facts.obj.spec.stable.channel
-    message = f"channel {where!r} points to {short(found)}, the rollout began beside {short(status.stable_digest)}"
+    message = (
+        f"channel {where!r} points to {short(found)}, the rollout began beside {short(status.stable_digest)}. "
+        "Set the annotation sluice.dev/retry to start again beside what is stable now"
+    )
     return take_out(facts, status, Reason.STABLE_CHANGED, message, superseded=True)
 
 
@@ -129,12 +137,12 @@ def _bad_news(facts: Rollout, status: ShadowRolloutStatus) -> tuple[Reason, str]
     if evidence is not None and evidence.verdict == ShadowVerdict.HARM:
         return Reason.HARM, (
             f"{at(status, facts)}: {arms.candidate.escalations} of {arms.candidate.runs} candidate runs escalated, "
-            f"{arms.stable.escalations} of {arms.stable.runs} stable ones (analysis {short(evidence.digest)})"
+            f"{arms.stable.escalations} of {arms.stable.runs} stable ones (analysis {short(evidence.digest)}). {RETRY}"
         )
     card = failed_card(facts, status)
     if card is not None and card.found is not None:
         name, why = card.entry.name, card.found.status.message
-        return Reason.STEP_SCORECARD_FAILED, f"{at(status, facts)}: PromotionScorecard/{name} says Fail: {why}"
+        return Reason.STEP_SCORECARD_FAILED, f"{at(status, facts)}: PromotionScorecard/{name} says Fail: {why}. {RETRY}"
     return None
 
 
@@ -232,7 +240,8 @@ def _undecided(facts: Rollout, status: ShadowRolloutStatus, analysed: Analysed, 
     """Hold or roll back a step that has been undecided for longer than allowed."""
     text = f"undecided for {facts.obj.spec.analysis.max_duration}: {missing.message}"
     if facts.obj.spec.on_inconclusive == "Rollback":
-        return take_out(facts, status, Reason.INCONCLUSIVE, text, before=analysed.actions)
+        return take_out(facts, status, Reason.INCONCLUSIVE, f"{text}. {RETRY}", before=analysed.actions)
+    text += ". It goes on once that is in: raise analysis.maxDuration to wait, or set the annotation sluice.dev/abort"
     objection = held(Phase.INCONCLUSIVE, Reason.INCONCLUSIVE, text, mood=Mood.RESTING)
     return _carry_on(facts, status, analysed, objection)
 

@@ -11,12 +11,14 @@ from pydantic import ValidationError
 
 from sluice_api.contracts.shadow import ShadowVerdict
 from sluice_api.v1alpha1 import PromotionScorecard
+from sluice_api.v1alpha1.common import ANNOTATION_PROMOTED_BY
 from sluice_api.v1alpha1.shadowrollout import Approval, ShadowRolloutStatus, StepScorecardStatus
 from sluice_operator.decisions.base import CreateOnce, EmitEvent
 from sluice_operator.decisions.common import WAITING, Command, Mood, Objection, acknowledge, pending_command
 from sluice_operator.decisions.duration import format_duration, format_instant, parse_duration, parse_instant
+from sluice_operator.decisions.models import short
 from sluice_operator.decisions.reasons import Phase, Reason
-from sluice_operator.decisions.shadowrollout_analysis import last_failure
+from sluice_operator.decisions.shadowrollout_analysis import harm_alpha, last_failure
 from sluice_operator.decisions.shadowrollout_view import (
     Rollout,
     at,
@@ -69,20 +71,28 @@ def evidence_gate(facts: Rollout, status: ShadowRolloutStatus) -> Objection | No
     failure = last_failure(status)
     if evidence is None:
         if failure:
-            return held(Phase.NO_DATA, Reason.ANALYSIS_FAILED, f"{where}: the analysis failed: {failure}")
+            return held(
+                Phase.NO_DATA, Reason.ANALYSIS_FAILED, f"{where}: the analysis failed, it is tried again: {failure}"
+            )
         pause = format_duration(interval(facts))
         return held(Phase.BAKING, Reason.NO_EVIDENCE, f"{where}: the first analysis follows {pause} after its start")
     if not evidence_is_fresh(facts, status):
         why = f"; the newest one failed: {failure}" if failure else ""
         return held(
-            Phase.NO_DATA, Reason.EVIDENCE_STALE, f"{where}: the newest analysis is of {evidence.at}, too old{why}"
+            Phase.NO_DATA,
+            Reason.EVIDENCE_STALE,
+            f"{where}: the newest analysis is of {evidence.at}, too old{why}. "
+            f"Check that profile {facts.obj.spec.profile!r} can run analyses",
         )
     runs, asked = status.arms.candidate.runs, present_step(facts, status).min_runs
     last = is_last(facts, status)
     if runs == 0 or (evidence.verdict == ShadowVerdict.NO_DATA and not last):
         stable = status.arms.stable.runs
         return held(
-            Phase.NO_DATA, Reason.NO_DATA, f"{where}: {runs} matured runs of the candidate, {stable} of the stable arm"
+            Phase.NO_DATA,
+            Reason.NO_DATA,
+            f"{where}: {runs} matured runs of the candidate, {stable} of the stable arm in this step. Check that "
+            f"both arms serve, and export their traces to {facts.obj.spec.analysis.source.uri}",
         )
     started = step_start(status)
     soaked = started + parse_duration(present_step(facts, status).soak) if started is not None else None
@@ -91,6 +101,14 @@ def evidence_gate(facts: Rollout, status: ShadowRolloutStatus) -> Objection | No
         text = f"{where}: soaks until {until}, {runs} of {asked} matured runs"
         left = soaked - facts.now.instant if soaked is not None else WAITING
         return held(Phase.SOAKING, Reason.SOAKING, text, requeue_after=min(left, WAITING))
+    if evidence.evaluator and status.evaluator and evidence.evaluator != status.evaluator:
+        return held(
+            Phase.SOAKING,
+            Reason.EVALUATOR_CHANGED,
+            f"{where}: evaluator {short(evidence.evaluator)} made the newest analysis, {short(status.evaluator)} those "
+            f"before. Give profile {facts.obj.spec.profile!r} the image that it had, or abort and retry",
+            mood=Mood.STUCK,
+        )
     if evidence.unreadable is not None and evidence.unreadable > MOST_UNREADABLE:
         return held(
             Phase.SOAKING,
@@ -110,9 +128,21 @@ def evidence_gate(facts: Rollout, status: ShadowRolloutStatus) -> Objection | No
             Phase.SOAKING,
             Reason.UNDECIDED,
             f"{where}: neither harm nor non-inferiority is shown: {runs} runs ({arms.candidate.escalations} escalated) "
-            f"against {arms.stable.runs} stable ones ({arms.stable.escalations} escalated)",
+            f"against {arms.stable.runs} stable ones ({arms.stable.escalations} escalated){_e_values(facts, status)}",
         )
     return None
+
+
+def _e_values(facts: Rollout, status: ShadowRolloutStatus) -> str:
+    """Return how far both tests are, in words; empty for a method without them."""
+    evidence, alpha = status.evidence, facts.obj.spec.analysis.alpha
+    if evidence is None or evidence.harm is None or evidence.non_inferiority is None:
+        return ""
+    part = harm_alpha(facts, status)
+    return (
+        f"; e-values: harm {evidence.harm:.3g} of {1 / part:.0f}, "
+        f"non-inferiority {evidence.non_inferiority:.3g} of {1 / alpha:.0f}"
+    )
 
 
 def overdue(facts: Rollout, status: ShadowRolloutStatus) -> bool:
@@ -280,7 +310,10 @@ def with_approval(facts: Rollout, status: ShadowRolloutStatus) -> tuple[ShadowRo
 
 
 def _manager(facts: Rollout) -> str:
-    """Return the field manager that owns the promote annotation, as far as the API server recorded it."""
+    """Return who approved: the annotation beside the promote annotation, else the field manager of the latter."""
+    named = facts.obj.annotations.get(ANNOTATION_PROMOTED_BY)
+    if named:
+        return named[:253]
     for entry in facts.obj.metadata.get("managedFields") or ():
         annotations = ((entry.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:annotations") or {}
         if "f:sluice.dev/promote" in annotations:

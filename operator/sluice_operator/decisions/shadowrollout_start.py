@@ -134,13 +134,15 @@ def offline_scorecard(facts: Rollout, candidate: str) -> Objection | None:
     if card.status.candidate != candidate:
         return Objection(
             reason=Reason.CANDIDATE_MISMATCH,
-            message=f"{where} judged {short(card.status.candidate)}, the candidate is {short(candidate)}",
+            message=f"{where} judged {short(card.status.candidate)}, the candidate is {short(candidate)}: "
+            "name the scorecard of these weights",
             phase=Phase.REFUSED,
         )
     if card.status.verdict != "Pass":
         return Objection(
             reason=Reason.SCORECARD_NOT_PASSED,
-            message=f"{where} says {card.status.verdict}: {card.status.message}. No traffic moves",
+            message=f"{where} says {card.status.verdict}: {card.status.message}. No traffic moves: "
+            "correct what failed and name the new scorecard",
             phase=Phase.REFUSED,
         )
     if is_expired(facts, card):
@@ -157,7 +159,10 @@ def unpaused(facts: Rollout) -> Objection | None:
     if not facts.obj.spec.paused:
         return None
     return Objection(
-        reason=Reason.PAUSED, message="spec.paused is true: it does not start", mood=Mood.RESTING, phase=Phase.PAUSED
+        reason=Reason.PAUSED,
+        message="spec.paused is true: it starts once that is false",
+        mood=Mood.RESTING,
+        phase=Phase.PAUSED,
     )
 
 
@@ -169,7 +174,8 @@ def target_free(facts: Rollout) -> Objection | None:
     stable = facts.obj.spec.stable
     return Objection(
         reason=Reason.TARGET_BUSY,
-        message=f"waits for {', '.join(rivals)}, under way for channel {stable.channel!r} under {stable.root}",
+        message=f"waits for {', '.join(rivals)}, under way for channel {stable.channel!r} under {stable.root}; "
+        "it starts once that has ended (abort it to go first)",
         mood=Mood.WORKING,
     )
 
@@ -207,6 +213,7 @@ def start(facts: Rollout, status: ShadowRolloutStatus) -> Decision:
             "verdict": "",
             "approvals": [],
             "guards": [],
+            "evaluator": None,
             "outcome": "",
         }
     )

@@ -96,6 +96,7 @@ def reset(status: ShadowRolloutStatus) -> ShadowRolloutStatus:
             "last_good": None,
             "outcome": "",
             "guards": [],
+            "evaluator": None,
             "assignment": None,
             "traffic": None,
         }
