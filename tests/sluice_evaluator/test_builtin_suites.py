@@ -1,6 +1,9 @@
 """Built-in suites: reference answers pass, wrong ones fail with the right word, and damaged suites do not run."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +48,32 @@ def test_the_smoke_suite_says_that_it_is_a_tripwire() -> None:
     assert len(suite.tasks) == 8
     assert "tripwire" in suite.purpose
     kinds = {criterion.type for entry in suite.tasks for criterion in entry.task.criteria}
-    assert kinds == {"python_cases", "json_calls", "diff_applies_fuzzy", "shell_output", "clean_format", "no_secrets"}
+    assert kinds == {"python_cases", "json_calls", "diff_applies_fuzzy", "clean_format", "no_secrets"}
+
+
+RESTRICTED = """
+from sluice_evaluator.sandbox import kernel
+kernel.no_new_privileges()
+kernel.restrict_system_calls(allow_processes=True)
+from sluice_evaluator.builtin import load
+from sluice_evaluator.sandbox.client import SandboxUnavailableError
+from sluice_evaluator.sandbox.shared import shared_sandbox
+print(shared_sandbox().fences["namespaces"], load("builtin:smoke-8").digest)
+try:
+    load("builtin:shell")
+except SandboxUnavailableError as error:
+    print(error)
+"""
+
+
+def test_the_smoke_suite_runs_in_a_pod_that_forbids_namespaces_and_shell_tasks_say_why_they_do_not() -> None:
+    # an ordinary user whose seccomp profile refuses unshare, as in a pod of the restricted standard
+    prefix = ["unshare", "-U", "--map-user=1000", "--map-group=1000", "--"] if os.getuid() == 0 else []
+    done = subprocess.run([*prefix, sys.executable, "-c", RESTRICTED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.split() == ["False", BUILTIN_SUITES["smoke-8"]]
+    assert "shell commands need user and PID namespaces" in second
 
 
 def test_a_suite_whose_reference_fails_does_not_run() -> None:

@@ -10,7 +10,7 @@ ALIASES: dict[str, str] = {"humaneval": "humaneval-format", "mbpp": "mbpp-format
 """Other names of suites: made tasks in the benchmark's format, never the benchmark."""
 
 _DIGESTS: dict[str, str] = {
-    "smoke-8": "sha256:dc9a95e8623f06d4fb729a0baf9cd985adcf97b0f07e1d7cc26ec2a8e9d9001c",
+    "smoke-8": "sha256:883cc80e5d956a7856e246759759280c397f4ea0496bf2e890a0b678de20c067",
     "python-stubs": "sha256:49252b91ff548010306e8dbf5be118fa6aba1aed398aeee95d7b62fec1879abc",
     "humaneval-format": "sha256:35ecb59a6d49c7623f5fddea35d2c9d5e89255abee932c22c34cb4dd9314aa49",
     "mbpp-format": "sha256:ef59c9facfff0fc04cfc1abdeb18282d6cef6406b121591bb34f6d89cad7043b",

@@ -5,14 +5,13 @@ import time
 import aiohttp
 
 from sluice_api.contracts.evaluation import EvalTask, Outcome
+from sluice_artifacts import digest_bytes
 from sluice_evaluator.errors import InfrastructureError
 from sluice_evaluator.protocols.http import post_json
 
 
 class ChatRunner:
     """Asks a model directly. The output is the text; success means a non-empty answer that ended by itself."""
-
-    protocol = "chat/1"
 
     def __init__(
         self,
@@ -39,6 +38,8 @@ class ChatRunner:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._model = model
         self._system = system
+        # what every request says is part of what an answer depends on, and so of the key of a cached one
+        self.protocol = f"chat/1+{digest_bytes(system.encode())}" if system else "chat/1"
         self.target = target or f"{self._url}#{model}"
 
     async def run(self, task: EvalTask) -> Outcome:
