@@ -1,9 +1,11 @@
 """Forgetting: no byte of it in any version that stands, no build brings it back, every model is named."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.dataset import DatasetManifest
@@ -160,3 +162,50 @@ def test_unreadable_tombstones_stop_every_build(source, tmp_path):
 def test_replaced_versions_are_followed_to_their_end():
     chain = Tombstones(replacements={"a": "b", "b": "c", "x": "x"})
     assert [chain.current(name) for name in ("a", "b", "c", "x", "z")] == ["c", "c", "c", "x", "z"]
+
+
+def test_every_dataset_below_a_prefix_is_found_and_rebuilt(source, tmp_path, capsys):
+    outputs = [build(source, tmp_path / name) for name in ("a", "b")]
+    root = tmp_path.as_uri() + "/"
+    code = main(["trace", "forget", "--datasets", root, "--tenant", "victim", "--purge", "--json"])
+    assert code == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report) == [f"{root}a/datasets/", f"{root}b/datasets/"]
+    for output, found in zip(outputs, report.values(), strict=True):
+        assert list(found["rebuilt"]) == [output.dataset.digest]
+        (folder,) = (Path(output.dataset.uri[7:]).parent / new[7:] for new in found["rebuilt"].values())
+        assert "victim" not in texts(folder)
+    assert main(["trace", "forget", "--datasets", f"{root}nothing/", "--tenant", "victim"]) == 2
+
+
+def test_screenshots_of_the_forgotten_leave_and_others_stay(tmp_path):
+    source = tmp_path / "traces"
+    for name, tenant, colour in (("a", "acme", "red"), ("b", "acme", "blue"), ("private", "victim", "green")):
+        write_trace(source, trace(name, tenant, [step(0, intent=name)]), screens=True)
+        Image.new("RGB", (2, 2), colour).save(source / tenant / f"{name}_screens" / "0000.png")
+    old = build(source, tmp_path, require_screenshot=True, holdout=0.0)
+    pool = tmp_path / "datasets" / "_screens"
+    before = {path.name for path in pool.iterdir()}
+    assert len(before) == old.screens == 3
+    assert forget(tmp_path, "--tenant", "victim", "--purge")[0] == 0
+    green = hashlib.sha256((source / "victim" / "private_screens" / "0000.png").read_bytes()).hexdigest() + ".png"
+    assert before - {path.name for path in pool.iterdir()} == {green}
+
+
+def test_a_mixed_version_is_rebuilt_without_the_forgotten(source, tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    lines = [json.dumps({"prompt": f"p{n}", "response": f"r{n}"}) for n in range(10)]
+    (corpus / "a.jsonl").write_text("\n".join(lines))
+    buckets = [{"name": "agent", "weight": 1}, {"name": "chat", "weight": 1, "source_uri": corpus.as_uri()}]
+    old = build(source, tmp_path, holdout=0.0, mixture={"rows": 80, "max_repeats": 8, "buckets": buckets})
+    assert any("victim" in str(row) for row in part_rows(old.dataset))
+    code, uri = forget(tmp_path, "--tenant", "victim")
+    assert code == 0
+    report = json.loads(capsys.readouterr().out)[uri]
+    digest = report["rebuilt"][old.dataset.digest]
+    new = ArtifactRef(uri=f"{uri}{digest[7:]}/", digest=digest)
+    rows = part_rows(new)
+    assert not any("victim" in str(row) for row in rows)
+    assert len(rows) == old.rows - report["removed_rows"]
+    assert "victim" not in read_manifest(new, DatasetManifest).tenants

@@ -67,7 +67,15 @@ def _add_forget(commands: Any) -> None:
     parser = commands.add_parser("forget", help="remove a run or a tenant from datasets for good; name affected models")
     parser.add_argument("--tenant", help="tenant of the run, or whose runs are all forgotten; '' for shared runs")
     parser.add_argument("--run", help="the run; without it all runs of the tenant are forgotten")
-    parser.add_argument("--dataset", action="append", required=True, help="prefix of a dataset's versions (repeatable)")
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        help="prefix of a dataset's versions, its spec.output.uri (repeatable)",
+    )
+    parser.add_argument(
+        "--datasets", action="append", default=[], help="prefix below which all datasets are looked for (repeatable)"
+    )
     parser.add_argument("--models", action="append", default=[], help="prefix below which adapters lie (repeatable)")
     parser.add_argument("--purge", action="store_true", help="delete the versions that held its rows")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -199,7 +207,7 @@ def run_forget(arguments: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from sluice_artifacts import ArtifactError
-    from sluice_traces.forget import forget
+    from sluice_traces.forget import find_datasets, forget
     from sluice_traces.tombstones import Forgotten
 
     if arguments.tenant is None:
@@ -209,7 +217,11 @@ def run_forget(arguments: argparse.Namespace) -> int:
     asked = Forgotten(tenant_id=arguments.tenant, run_id=arguments.run, at=at)
     reports = {}
     try:
-        for uri in arguments.dataset:
+        found = [uri for prefix in arguments.datasets for uri in find_datasets(prefix)]
+        if not arguments.dataset and not found:
+            print("sluice trace forget: no datasets: give --dataset, or --datasets with some below it", file=sys.stderr)
+            return EXIT_UNJUDGED
+        for uri in dict.fromkeys([*arguments.dataset, *found]):
             reports[uri] = forget(uri, [asked], arguments.models, purge=arguments.purge)
     except (ArtifactError, ValueError) as error:
         print(f"sluice trace forget: {error}; the same command goes on from here", file=sys.stderr)

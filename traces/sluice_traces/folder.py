@@ -140,6 +140,7 @@ class FolderConverter:
                     screens,
                     Tally(),
                     require_screenshot=self._config.require_screenshot,
+                    scrub=str if redactor is None else redactor.scrub,
                 )
             )
         for spool, rows in zip(spools, blocks, strict=True):

@@ -110,6 +110,25 @@ def forget(dataset_uri: str, forgotten: list[Forgotten], model_uris: list[str], 
     return report
 
 
+def find_datasets(prefix: str) -> list[str]:
+    """Prefixes of the datasets whose versions lie somewhere below a prefix, in order.
+
+    Raises:
+        ArtifactError: the storage failed.
+    """
+    found = set()
+    for entry in open_store(prefix).list(prefix.rstrip("/") + "/"):
+        folder, _, name = entry.uri.rpartition("/")
+        parent, _, stem = folder.rpartition("/")
+        if name == RUNS_FILE and _is_digest(stem):
+            found.add(parent + "/")
+    return sorted(found)
+
+
+def _is_digest(stem: str) -> bool:
+    return len(stem) == 64 and set(stem) <= set("0123456789abcdef")
+
+
 def affected_models(model_uris: list[str], datasets: set[str]) -> list[AffectedModel]:
     """The models trained on versions, or continuing a model that was; ordered by place.
 
@@ -151,7 +170,7 @@ def _manifests(prefix: str) -> Iterator[tuple[str, bytes]]:
     for found in list(store.list(prefix.rstrip("/") + "/")):
         folder, _, name = found.uri.rpartition("/")
         stem = folder.rpartition("/")[2]
-        if name == MANIFEST_FILE and len(stem) == 64 and set(stem) <= set("0123456789abcdef"):
+        if name == MANIFEST_FILE and _is_digest(stem):
             yield folder + "/", store.read(found.uri)
 
 

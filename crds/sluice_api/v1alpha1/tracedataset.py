@@ -46,7 +46,7 @@ class LabelOptions(ApiModel):
 
 DetectorName = Literal["privateKey", "secret", "email", "iban", "card", "phone", "ip", "highEntropy"]
 """What privacy can look for."""
-_LIST_MAP = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+_LIST_MAP: dict[str, Any] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 
 
 class PrivacyPattern(ApiModel):
