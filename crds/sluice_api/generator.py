@@ -235,9 +235,21 @@ def custom_resource_definition(kind: type[SluiceObject]) -> dict[str, Any]:
     }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what kubectl, which reads YAML 1.1, takes for a truth value: a field `n` would become `false`."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if text in ("y", "Y", "n", "N") else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
 def render(kind: type[SluiceObject]) -> str:
     """Return the YAML file of a kind."""
-    text: str = yaml.safe_dump(custom_resource_definition(kind), sort_keys=False, width=120, allow_unicode=True)
+    document = custom_resource_definition(kind)
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
     return HEADER + text
 
 

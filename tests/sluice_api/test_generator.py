@@ -59,6 +59,29 @@ def test_committed_files_are_what_the_kinds_say():
     assert generator.main(["--check"]) == 0
 
 
+def test_names_that_kubectl_takes_for_truth_values_are_quoted():
+    class Counted(ApiModel):
+        """A part."""
+
+        n: int = 0
+        """Units."""
+        y: int = 0
+        """Height."""
+
+    class Odd(SluiceObject):
+        """A kind of the test."""
+
+        crd: ClassVar[CrdNames] = CrdNames(kind="Odd", plural="odds")
+        spec: Counted
+        """The spec."""
+        status: BaseStatus = BaseStatus()
+        """The status."""
+
+    text = generator.render(Odd)
+    assert "'n':" in text
+    assert "'y':" in text
+
+
 def test_check_names_a_file_that_differs(tmp_path, capsys):
     assert generator.main(["--output", str(tmp_path)]) == 0
     stale = tmp_path / "sluice.dev_evalruns.yaml"
