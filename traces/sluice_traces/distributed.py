@@ -6,6 +6,7 @@ pages is in flight at a time: what the driver and the object store hold does not
 """
 
 import itertools
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ import msgspec
 import ray
 import ray.data
 
-from sluice_api.contracts.jobs import LabelJob
+from sluice_api.contracts.jobs import FailureClass, LabelJob
 from sluice_artifacts import ArtifactError, UnreachableError, open_store
+from sluice_artifacts.reporting import WorkerError
 from sluice_traces.build import Todo
 from sluice_traces.convert import Screens
 from sluice_traces.labeller import Labeller, Outcome, decode_outcome, encode_outcome
@@ -27,8 +29,8 @@ PAGE_FILES = 256
 """Files a task."""
 PAGES_PER_WORKER = 8
 """Pages in flight for each worker."""
-_ADDRESS = "RAY_ADDRESS"
-_FORWARDED = ("AWS_", "SLUICE_")
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+"""Set by Ray for the driver of a job."""
 
 
 class _Item(msgspec.Struct, array_like=True, gc=False):
@@ -102,7 +104,7 @@ class RayLabelling:
             label_page,
             fn_kwargs={"job": self._job.model_dump_json(by_alias=True)},
             concurrency=min(self._job.workers, len(pages)),
-            num_cpus=1,
+            num_cpus=_task_cpus(),
         )
         waiting: deque[bytes] = deque()
         for row in dataset.iter_rows():
@@ -114,13 +116,33 @@ class RayLabelling:
 
 
 def _connect(workers: int) -> None:
-    forwarded = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED)}
-    common: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False, "configure_logging": False}
-    if os.environ.get(_ADDRESS):
-        # Tasks of a cluster run under other processes' environments: they need this job's storage.
-        ray.init(address="auto", runtime_env={"env_vars": forwarded}, **common)
-    else:
-        ray.init(address="local", num_cpus=max(workers, 1), include_dashboard=False, **common)
+    """Join the cluster that the job runs in, whose tasks inherit the job's environment, or start a local Ray.
+
+    Raises:
+        WorkerError: `Infrastructure` when neither can be done.
+    """
+    address = os.environ.get(ADDRESS_VARIABLE)
+    try:
+        if address:
+            ray.init(address="auto", logging_level=logging.WARNING)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                include_dashboard=False,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+                logging_level=logging.WARNING,
+            )
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        where = f"the Ray cluster at {address}" if address else "a local Ray"
+        message = f"{where} cannot be used ({type(error).__name__}): check the cluster, or set spec.workers to 1"
+        raise WorkerError(FailureClass.INFRASTRUCTURE, message) from error
+
+
+def _task_cpus() -> float:
+    """CPUs of a task: none where the job itself has taken the last one, since its tasks would wait for ever."""
+    return 1.0 if ray.available_resources().get("CPU", 0.0) >= 1.0 else 0.0
 
 
 def _pages(todo: list[Todo], size: int) -> list[bytes]:
