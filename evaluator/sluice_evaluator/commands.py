@@ -5,68 +5,26 @@ Exit codes: 0 the check holds, 1 it does not, 2 it could not be judged. With `--
 """
 
 import argparse
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-HOLDS, FAILS, UNJUDGED = 0, 1, 2
+from sluice_evaluator.command_line import (
+    FAILS,
+    HOLDS,
+    UNJUDGED,
+    InputError,
+    add_common,
+    guarded,
+    read,
+    show,
+    write_text,
+)
+from sluice_evaluator.scorecard_command import add_scorecard
+
 TOKEN_VARIABLES = ("SLUICE_API_TOKEN", "MANTIS_API_TOKEN")
 """Environment variables with the agent's token; the first that is set is taken."""
-
-
-class InputError(Exception):
-    """The command cannot judge: bad usage or bad input; the message says which."""
-
-
-def _guarded(handler: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Turn input that cannot be used into one line on stderr and exit code 2."""
-
-    def run(args: argparse.Namespace) -> int:
-        from sluice_artifacts import ArtifactError
-        from sluice_evaluator.errors import EvaluationError
-
-        try:
-            return handler(args)
-        except (InputError, EvaluationError, ArtifactError, OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return UNJUDGED
-
-    return run
-
-
-def _read(path: str, what: str) -> bytes:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(f"{what} {path} does not exist")
-    return file.read_bytes()
-
-
-def _read_object(path: str, what: str) -> dict[str, Any]:
-    try:
-        document = json.loads(_read(path, what))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{what} {path} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{what} {path} is not a JSON object")
-    return document
-
-
-def _write_text(path: str, text: str) -> None:
-    """Write a file whole or not at all."""
-    file = Path(path).expanduser()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
-
-
-def _show(args: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
-    if getattr(args, "output", None):
-        _write_text(args.output, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    print(json.dumps(document, indent=2, ensure_ascii=False) if args.json else text)
 
 
 def run_suite(args: argparse.Namespace) -> int:
@@ -79,7 +37,7 @@ def run_suite(args: argparse.Namespace) -> int:
     from sluice_evaluator.report import describe
     from sluice_evaluator.runner import Arm, RunConfig, evaluate
 
-    suite = load(args.tasks, None if args.tasks.startswith(BUILTIN_PREFIX) else _read(args.tasks, "--tasks"))
+    suite = load(args.tasks, None if args.tasks.startswith(BUILTIN_PREFIX) else read(args.tasks, "--tasks"))
     token = args.token or next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
     config = RunConfig(
         concurrency=args.concurrency,
@@ -108,7 +66,7 @@ def run_suite(args: argparse.Namespace) -> int:
     finally:
         if journal is not None:
             journal.close()
-    _show(args, report.model_dump(mode="json"), describe(report))
+    show(args, report.model_dump(mode="json"), describe(report))
     judged = report.task_count - report.error_count
     if not judged or (args.strict and report.error_count > args.max_infra * report.task_count):
         print(f"error: {report.error_count} of {report.task_count} tasks could not be judged", file=sys.stderr)
@@ -125,8 +83,8 @@ def compare_reports(args: argparse.Namespace) -> int:
     from sluice_evaluator.scorecard import PromotionGate
     from sluice_evaluator.statistics import AlphaSpending
 
-    baseline = parse_report(_read(args.baseline, "--baseline"), args.baseline)
-    candidate = parse_report(_read(args.candidate, "--candidate"), args.candidate)
+    baseline = parse_report(read(args.baseline, "--baseline"), args.baseline)
+    candidate = parse_report(read(args.candidate, "--candidate"), args.candidate)
     alpha = AlphaSpending(alpha=args.alpha).level(args.lineage_index) if args.lineage_index else args.alpha
     config = CompareConfig(
         alpha=alpha, equivalence_margin=args.margin, most_infra=args.max_infra, need_digests=args.strict
@@ -139,9 +97,9 @@ def compare_reports(args: argparse.Namespace) -> int:
         accepted = decision.accepted
         document["promotion_gate"] = vars(decision)
         text += "\npromotion gate: " + ("accepted" if accepted else "rejected: " + "; ".join(decision.objections))
-    _show(args, document, text)
+    show(args, document, text)
     if args.html:
-        _write_text(args.html, compare_page(report, baseline, candidate))
+        write_text(args.html, compare_page(report, baseline, candidate))
     if report.candidate_losses > report.candidate_wins or not accepted:
         return FAILS
     if args.strict:
@@ -185,7 +143,7 @@ def analyze_shadow(args: argparse.Namespace) -> int:
     if not folder.exists():
         raise InputError(f"--labelled {args.labelled} does not exist")
     summary = analyze(read_folder(folder), config)
-    _show(args, summary.model_dump(mode="json"), describe(summary))
+    show(args, summary.model_dump(mode="json"), describe(summary))
     if summary.verdict == ShadowVerdict.HARM:
         print("error: the candidate escalates more often than is tolerated", file=sys.stderr)
         return FAILS
@@ -193,96 +151,6 @@ def analyze_shadow(args: argparse.Namespace) -> int:
         return HOLDS
     print(f"error: no verdict: {summary.verdict}", file=sys.stderr)
     return UNJUDGED
-
-
-def _parse_metrics(entries: list[str]) -> dict[str, float] | str:
-    """Parse `NAME=VALUE` entries, or say what is wrong with one."""
-    metrics: dict[str, float] = {}
-    for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not equals:
-            return f"--metric must be NAME=VALUE, got {entry!r}"
-        try:
-            metrics[name.strip()] = float(value)
-        except ValueError:
-            return f"--metric {name.strip()}: not a number: {value!r}"
-    return metrics
-
-
-def _parse_thresholds(text: str) -> dict[str, float]:
-    """Parse gate to threshold: a JSON object, or a file that holds one.
-
-    Raises:
-        InputError: it is neither, or a threshold is no number.
-    """
-    if not text:
-        return {}
-    if text.lstrip().startswith("{"):
-        try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"--thresholds is not JSON: {error}") from error
-    else:
-        document = _read_object(text, "--thresholds")
-    for name, value in document.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"--thresholds: {name} must be a number, got {json.dumps(value)}")
-    return {name: float(value) for name, value in document.items()}
-
-
-def make_scorecard(args: argparse.Namespace) -> int:
-    """Carry out `sluice scorecard`."""
-    from datetime import UTC, datetime
-
-    from sluice_api.contracts.scorecard import GateVerdict, ScorecardVerdict, Tier
-    from sluice_evaluator.html import scorecard_page
-    from sluice_evaluator.report import rfc3339
-    from sluice_evaluator.scorecard import Measurement, history_entry, judge_evidence, with_overrides
-    from sluice_evaluator.scorecard.card import OVERRIDE
-    from sluice_evaluator.scorecard.documents import evidence_from
-    from sluice_evaluator.scorecard.history import append_to_file
-    from sluice_evaluator.scorecard.text import describe
-
-    metrics = _parse_metrics(args.metric)
-    if isinstance(metrics, str):
-        print(f"error: {metrics}", file=sys.stderr)
-        return FAILS
-    evidence = evidence_from(
-        eval_report=_read_object(args.eval_report, "--eval-report") if args.eval_report else None,
-        shadow_summary=_read_object(args.shadow_summary, "--shadow-summary") if args.shadow_summary else None,
-        labelled_traces_dir=Path(args.labelled_traces).expanduser() if args.labelled_traces else None,
-    )
-    if args.eval_report and evidence.eval_report is None:
-        raise InputError(f"--eval-report {args.eval_report} is not an evaluation report: it has no `pass_rate`")
-    thresholds = _parse_thresholds(args.thresholds)
-    now = datetime.now(UTC)
-    scorecard = judge_evidence(
-        evidence,
-        tier=args.tier,
-        thresholds=with_overrides(Tier(args.tier), thresholds),
-        overrides={name: Measurement(value=value, source=f"{OVERRIDE}--metric") for name, value in metrics.items()},
-        required_gates=args.require,
-        candidate_digest=args.candidate_digest,
-        judged_only=args.strict,
-        evaluated_at=rfc3339(now),
-    )
-    _show(args, scorecard.model_dump(mode="json"), describe(scorecard))
-    if args.html:
-        _write_text(args.html, scorecard_page(scorecard))
-    if args.history:
-        commit = os.environ.get("SLUICE_COMMIT_SHA", "")
-        append_to_file(Path(args.history).expanduser(), history_entry(scorecard, timestamp=now, commit_sha=commit))
-    if not scorecard.overall_passed or scorecard.verdict == ScorecardVerdict.FAIL:
-        return FAILS
-    undecided = any(gate.verdict != GateVerdict.PASS for gate in scorecard.gates)
-    missing = scorecard.verdict == ScorecardVerdict.INCONCLUSIVE and (args.require or args.candidate_digest)
-    return UNJUDGED if missing or (args.strict and undecided) else HOLDS
-
-
-def _add_common(parser: argparse.ArgumentParser, *, output_required: bool = False) -> None:
-    parser.add_argument("--output", required=output_required, default="", help="file for the JSON document")
-    parser.add_argument("--json", action="store_true", help="print the JSON document instead of a summary")
-    parser.add_argument("--strict", action="store_true", help="missing or undecided evidence is not a pass: exit 2")
 
 
 def _add_eval(subparsers: Any) -> None:
@@ -302,8 +170,8 @@ def _add_eval(subparsers: Any) -> None:
     run.add_argument("--deadline", type=float, default=None, help="seconds for the whole run (default: none)")
     run.add_argument("--resume", default="", help="journal file: judged tasks are kept there and not run again")
     run.add_argument("--max-infra", type=float, default=0.02, help="with --strict: share of tasks that may be unjudged")
-    _add_common(run, output_required=True)
-    run.set_defaults(handler=_guarded(run_suite))
+    add_common(run, output_required=True)
+    run.set_defaults(handler=guarded(run_suite))
     compare = commands.add_parser("compare", help="compare a candidate's report with the baseline's")
     compare.add_argument("--baseline", required=True, help="report of the baseline")
     compare.add_argument("--candidate", required=True, help="report of the candidate")
@@ -315,8 +183,8 @@ def _add_eval(subparsers: Any) -> None:
     )
     compare.add_argument("--html", default="", help="file for a page with the regressions side by side")
     compare.add_argument("--promotion-gate", action="store_true", help="also ask the six limits of the promotion gate")
-    _add_common(compare)
-    compare.set_defaults(handler=_guarded(compare_reports))
+    add_common(compare)
+    compare.set_defaults(handler=guarded(compare_reports))
 
 
 def _add_shadow(subparsers: Any) -> None:
@@ -335,30 +203,12 @@ def _add_shadow(subparsers: Any) -> None:
     analyze.add_argument("--rollout", default="", help="only runs that this rollout (UID) assigned")
     analyze.add_argument("--candidate-digest", default="", help="only candidate runs of these weights")
     analyze.add_argument("--stable-digest", default="", help="only baseline runs of these weights")
-    _add_common(analyze)
-    analyze.set_defaults(handler=_guarded(analyze_shadow))
-
-
-def _add_scorecard(subparsers: Any) -> None:
-    parser = subparsers.add_parser("scorecard", help="judge a candidate by nine gates")
-    parser.add_argument("--eval-report", default="", help="evaluation report of the candidate")
-    parser.add_argument("--shadow-summary", default="", help="summary of `sluice shadow analyze`")
-    parser.add_argument("--labelled-traces", default="", help="folder of labelled traces")
-    parser.add_argument("--tier", choices=("base", "first_sft", "future"), default="first_sft", help="what is asked")
-    parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME=VALUE", help="value that wins; repeatable"
-    )
-    parser.add_argument("--thresholds", default="", help="JSON object, or a file with one: gate to threshold")
-    parser.add_argument("--require", action="append", default=[], metavar="GATE", help="missing is no pass; repeatable")
-    parser.add_argument("--candidate-digest", default="", help="refuse evidence about other weights than these")
-    parser.add_argument("--html", default="", help="file for a page with the gates and their intervals")
-    parser.add_argument("--history", default="", help="JSONL file to append the scorecard to")
-    _add_common(parser)
-    parser.set_defaults(handler=_guarded(make_scorecard))
+    add_common(analyze)
+    analyze.set_defaults(handler=guarded(analyze_shadow))
 
 
 def add_parser(subparsers: Any) -> None:
     """Add `sluice eval`, `sluice shadow` and `sluice scorecard`."""
     _add_eval(subparsers)
     _add_shadow(subparsers)
-    _add_scorecard(subparsers)
+    add_scorecard(subparsers)

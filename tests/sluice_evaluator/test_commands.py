@@ -304,3 +304,40 @@ def test_strict_passes_when_every_gate_does(tmp_path: Path) -> None:
     }  # fmt: skip
     metrics = [part for name, value in values.items() for part in ("--metric", f"{name}={value}")]
     assert sluice("scorecard", "--strict", *metrics) == 0
+
+
+def compared(tmp_path: Path, wins: int, losses: int, name: str) -> str:
+    """Compare two reports of 100 tasks by the command; give the file."""
+    ours = [True] * 60 + [True] * wins + [False] * losses + [False] * (40 - wins - losses)
+    theirs = [True] * 60 + [False] * wins + [True] * losses + [False] * (40 - wins - losses)
+    sides = {"baseline": report(theirs, model_digest="sha256:champion"), "candidate": report(ours, model_digest=name)}
+    arguments = [part for side, made in sides.items() for part in (f"--{side}", write(tmp_path / side, made))]
+    output = tmp_path / f"{name}.json"
+    sluice("eval", "compare", *arguments, "--output", str(output))
+    return str(output)
+
+
+def test_a_comparison_is_judged_at_what_the_history_leaves_of_its_budget(tmp_path: Path, capsys) -> None:
+    history, page = str(tmp_path / "SCORECARD_HISTORY.jsonl"), tmp_path / "card.html"
+
+    def judge(wins: int, losses: int, name: str, *extra: str) -> int:
+        comparison = compared(tmp_path, wins, losses, name)
+        gates = ("--metric", "task_pass_rate=0.7", "--require", "task_pass_rate", "--comparison", comparison)
+        return sluice("scorecard", *gates, "--history", history, "--html", str(page), *extra)
+
+    better = ("--require-comparison", "Better")
+    assert judge(9, 1, "first", *better) == 0
+    assert "comparison number 1 with this champion" in page.read_text()
+    assert "Better (p 0.0215 at level 0.0304; number 1 with this champion" in capsys.readouterr().out
+    assert judge(5, 5, "second", *better) == 2
+    assert judge(9, 1, "third", *better) == 2
+    assert judge(9, 1, "third") == 0
+    assert judge(0, 12, "fourth") == 1
+    lines = [json.loads(line) for line in Path(history).read_text().splitlines()]
+    assert [line["metadata"]["comparison"]["candidate"] for line in lines] == [1, 2, 3, 3, 4]
+    capsys.readouterr()
+    assert judge(9, 1, "fifth", "--alpha", "7") == 2
+    assert "alpha must lie strictly between 0 and 1" in capsys.readouterr().err
+    assert sluice("scorecard", "--comparison", write(tmp_path / "no.json", {"delta": 1})) == 2
+    assert "--comparison" in capsys.readouterr().err
+    assert sluice("scorecard", *better) == 2

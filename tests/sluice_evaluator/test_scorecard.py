@@ -21,7 +21,7 @@ from sluice_evaluator.scorecard import (
     judge_evidence,
     with_overrides,
 )
-from sluice_evaluator.scorecard.history import append_history, append_to_file, history_entry
+from sluice_evaluator.scorecard.history import append_history, history_entry
 from sluice_evaluator.scorecard.text import describe
 
 TABLE = """
@@ -256,14 +256,19 @@ def test_the_history_only_grows(tmp_path: Path) -> None:
     from evaluation_factory import START
 
     path = tmp_path / "reports" / "SCORECARD_HISTORY.jsonl"
-    entry = history_entry(evaluate(), timestamp=START, commit_sha="abc")
-    append_to_file(path, entry)
+
+    def append(commit: str) -> None:
+        entry = history_entry(evaluate(), timestamp=START, commit_sha=commit)
+        append_history(open_store(path.as_uri()), path.as_uri(), lambda _: entry)
+
+    append("abc")
     with path.open("a") as file:
         file.write('{"cut sho')
-    append_to_file(path, entry)
+    append("def")
+    append("def")
     lines = path.read_text().splitlines()
     assert len(lines) == 3
-    assert json.loads(lines[0]) == json.loads(lines[2])
+    assert [json.loads(lines[index])["commit_sha"] for index in (0, 2)] == ["abc", "def"]
     assert {"timestamp", "commit_sha", "tier", "overall_passed", "gates", "metadata"} <= json.loads(lines[0]).keys()
 
 

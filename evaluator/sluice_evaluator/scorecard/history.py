@@ -1,10 +1,8 @@
 """`SCORECARD_HISTORY.jsonl`: every scorecard that was ever made, in order, never rewritten."""
 
 import json
-import os
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from sluice_api.contracts.scorecard import Scorecard
@@ -31,21 +29,6 @@ def history_entry(scorecard: Scorecard, *, timestamp: datetime, commit_sha: str,
         "owner": owner,
     }
     return {**entry, "id": digest_bytes(canonical_json(entry))}
-
-
-def append_to_file(path: Path, entry: dict[str, Any]) -> None:
-    """Append one line in one write, so that two writers never mix theirs; a cut-short last line is closed first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n"
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":
-            line = "\n" + line
-        os.write(handle, line.encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def append_history(store: Store, uri: str, entry_of: Callable[[bytes], dict[str, Any]]) -> dict[str, Any]:
