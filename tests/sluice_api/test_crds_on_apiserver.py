@@ -40,6 +40,10 @@ class Remove:
     """Marks a field to leave out."""
 
 
+GUARD = {"name": "errors", "query": "sum(errors)", "max": 0.01}
+BACKENDS = {"stable": {"service": "a", "port": 80}, "candidate": {"service": "b", "port": 80}}
+ADOPTED = {"router": "httpRoute", "adopt": "shop", **BACKENDS}
+
 BAD = [
     ("tracedataset", "spec.source.uri", "ftp://traces/", "spec.source.uri"),
     ("tracedataset", "spec.source.uri", Remove, "spec.source.uri"),
@@ -115,6 +119,17 @@ BAD = [
     ("shadowrollout", "spec.steps.0.weight", -5, "weight"),
     ("shadowrollout", "spec.traffic", {"router": "httpRoute"}, "spec.traffic"),
     ("shadowrollout", "spec.analysis.alpha", 0.7, "spec.analysis.alpha"),
+    ("shadowrollout", "spec.analysis.interval", "0s", "spec.analysis.interval must be at least 1s"),
+    ("shadowrollout", "spec.analysis.interval", "0h00m", "spec.analysis.interval must be at least 1s"),
+    ("shadowrollout", "spec.analysis.guards", [{"name": "a", "query": ""}], "spec.analysis.guards[0]"),
+    ("shadowrollout", "spec.analysis.guards", [GUARD, GUARD], "every name must be another one"),
+    ("shadowrollout", "spec.steps.0.weight", 0, "exactly where it has a shadow"),
+    ("shadowrollout", "spec.steps.0.shadow", {"mirror": 10}, "exactly where it has a shadow"),
+    ("shadowrollout", "spec.steps.0", {"weight": 0, "shadow": {"mirror": 0}}, "mirror"),
+    ("shadowrollout", "spec.steps.0", {"weight": 0, "shadow": {"mirror": 9}}, "only spec.traffic.router httpRoute"),
+    ("shadowrollout", "spec.traffic", {"router": "httpRoute", **BACKENDS}, "parentRefs (or adopt)"),
+    ("shadowrollout", "spec.traffic", ADOPTED | {"hostnames": ["a.b"]}, "leave out parentRefs and hostnames"),
+    ("shadowrollout", "spec.traffic", ADOPTED | {"candidate": BACKENDS["stable"]}, "the same Service and port"),
     ("shadowrollout", "spec.stable.root", Remove, "spec.stable.root"),
 ]
 

@@ -19,8 +19,8 @@ STALE_INTERVALS = 3
 """Evidence older than this many analysis intervals is stale."""
 SHARE_SIGMAS = 5.0
 """Standard errors by which a measured share may differ from the weight."""
-SHARE_SLACK = 0.1
-"""Share of the weight by which a measured share may differ beside that."""
+SHARE_SLACK = 0.25
+"""Share of the weight by which a measured share may differ beside that: agents follow a new weight after a moment."""
 SHARE_RUNS = 100
 """Matured runs of both arms below which a measured share says nothing."""
 
