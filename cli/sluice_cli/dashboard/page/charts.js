@@ -41,7 +41,7 @@ function timeTicks(from, to) {
 
 function clock(t, span) {
   const options = span > 2 * 86400e3 ? { day: "numeric", month: "short" }
-    : { hour: "2-digit", minute: "2-digit", ...(span < 180e3 ? { second: "2-digit" } : {}) };
+    : { hour: "2-digit", minute: "2-digit", hourCycle: "h23", ...(span < 180e3 ? { second: "2-digit" } : {}) };
   return new Intl.DateTimeFormat(undefined, options).format(t);
 }
 

@@ -67,8 +67,10 @@ function shares(id, rollout) {
   const w = rollout.weight;
   const text = `The candidate should have ${w.desired} %, the route gives it ${w.actual} %` +
     (w.measured === null ? "." : `, and it served ${w.measured.toFixed(1)} % of the step's runs.`);
+  // A share of 1 % must not be a line on the floor.
+  const most = Math.max(...[...desired, ...actual, ...measured].map(p => p[1]));
   const chart = lineChart({
-    title: "Candidate's share of the traffic", text, low: 0, high: 100, unit: " %", marks: boundaries(rollout),
+    title: "Candidate's share of the traffic", text, low: 0, high: [4, 10, 20, 40, 60].find(y => y >= 1.3 * most) ?? 100, unit: " %", marks: boundaries(rollout),
     series: [
       { name: "desired", css: "desired", pieces: [desired], step: true },
       { name: "actual", css: "actual", pieces: [actual], step: true, area: true },
@@ -108,7 +110,12 @@ function evidence(id, rollout) {
     numbers(`${id}-evidence`, ["instant", "step", "runs", "harm", "non-inferiority", "verdict"], rows));
 }
 
+function words(rollout) {
+  return html("section", { class: "words" }, html("h3", {}, "In words"), facts(rollout.facts));
+}
+
 function arms(rollout) {
+  if (!rollout.arms.some(arm => arm.runs)) return null;
   const high = Math.max(0.02, ...rollout.arms.map(arm => arm.interval ? arm.interval[1] : 0)) * 1.1;
   const rows = rollout.arms.map(arm => {
     const spoken = `${arm.name}: ${percent(arm.rate, 2)} of ${arm.runs} runs escalated` +
@@ -158,10 +165,9 @@ function article(lineage, everywhere) {
   const rollout = lineage.rollout;
   if (rollout) {
     parts.push(steps(rollout, lineage.mood));
-    parts.push(html("div", { class: "plots" }, shares(id, rollout), evidence(id, rollout), arms(rollout)));
+    parts.push(html("div", { class: "plots" }, shares(id, rollout), evidence(id, rollout), arms(rollout), words(rollout)));
   }
   parts.push(gates(lineage.gates));
-  if (rollout) parts.push(html("details", { class: "more", id: `${id}-more` }, html("summary", {}, "Everything the status says"), facts(rollout.facts)));
   if (lineage.problems.length) parts.push(html("p", { class: "sub" }, `Not read: ${lineage.problems.slice(0, 3).join("; ")}`));
   return html("article", { id, "aria-labelledby": `${id}-title` }, parts);
 }
