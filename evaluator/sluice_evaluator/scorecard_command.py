@@ -101,13 +101,14 @@ def _judge(
     from sluice_evaluator.report import rfc3339
     from sluice_evaluator.scorecard import Measurement, judge_evidence, with_overrides
     from sluice_evaluator.scorecard.budget import COMPARISON_KEY, charge, metadata_of, record_of
-    from sluice_evaluator.scorecard.card import OVERRIDE
+    from sluice_evaluator.scorecard.card import OVERRIDE, ComparisonTerms
 
     report, record, digest = evidence.compare_report, None, ""
     if report is not None and args.history and args.candidate_digest in ("", report.candidate_digest):
         digest = digest_bytes(canonical_json(report))
         found = charge(history, champion=report.baseline_digest, report=digest, alpha=args.alpha)
         record = record_of(report, found, args.alpha)
+    better = args.require_comparison == "Better"
     scorecard = judge_evidence(
         evidence,
         tier=args.tier,
@@ -117,8 +118,7 @@ def _judge(
         candidate_digest=args.candidate_digest,
         judged_only=args.strict,
         evaluated_at=rfc3339(now),
-        require_better=args.require_comparison == "Better",
-        level=record.level if record is not None else None,
+        terms=ComparisonTerms(better=better, needed=better, level=record.level if record is not None else None),
     )
     if record is None or report is None:
         return scorecard
@@ -162,11 +162,9 @@ def _exit_code(args: argparse.Namespace, scorecard: "Scorecard") -> int:
     if not scorecard.overall_passed or scorecard.verdict == ScorecardVerdict.FAIL:
         return FAILS
     undecided = any(gate.verdict != GateVerdict.PASS for gate in scorecard.gates)
-    compared = scorecard.metadata.get("comparison_verdict")
-    unproven = args.require_comparison == "Better" and compared != "Better"
-    asked = args.require or args.candidate_digest
+    asked = args.require or args.candidate_digest or args.require_comparison == "Better"
     missing = scorecard.verdict == ScorecardVerdict.INCONCLUSIVE and asked
-    return UNJUDGED if missing or unproven or (args.strict and undecided) else HOLDS
+    return UNJUDGED if missing or (args.strict and undecided) else HOLDS
 
 
 def add_scorecard(subparsers: Any) -> None:

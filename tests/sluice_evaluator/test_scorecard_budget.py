@@ -176,6 +176,9 @@ def test_a_history_in_an_object_store_loses_no_line_to_another_writer(
 def test_not_worse_is_enough_where_it_is_asked_and_worse_never_is(tmp_path: Path) -> None:
     assert run(job(tmp_path, 1, 5, 5, comparison_require="NotWorse")).verdict == ScorecardVerdict.PASS
     assert run(job(tmp_path, 2, 5, 5)).verdict == ScorecardVerdict.INCONCLUSIVE
+    without = {"compare_report": None}
+    assert run(job(tmp_path, 4, 9, 1, **without)).verdict == ScorecardVerdict.PASS
+    assert run(job(tmp_path, 5, 9, 1, comparison_needed=True, **without)).verdict == ScorecardVerdict.INCONCLUSIVE
     worse = run(job(tmp_path, 3, 0, 12, comparison_require="NotWorse", thresholds={"task_pass_rate": 0.1}))
     assert (worse.verdict, worse.comparison.verdict) == (ScorecardVerdict.FAIL, "Worse")
 

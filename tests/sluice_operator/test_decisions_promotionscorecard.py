@@ -124,6 +124,18 @@ def test_the_comparison_is_shown_with_what_is_left_of_the_budget(world):
     assert world.condition(KIND, NAME, "Passed")[0] == "False"
 
 
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_comparison_that_is_asked_for_and_missing_is_told(world, needed):
+    world.edit(KIND, NAME, comparison={} if needed else None)
+    world.settle(KIND, NAME)
+    job = world.newest_job(KIND, NAME)
+    assert (world.inputs[job].comparison_needed, world.inputs[job].comparison_require) == (needed, "Better")
+    world.succeed(job, output(ScorecardVerdict.INCONCLUSIVE))
+    world.settle(KIND, NAME)
+    told = "comparison with the champion missing: give spec.evalRunRef an EvalRun with a baseline"
+    assert (told in world.status(KIND, NAME)["message"]) == needed
+
+
 @pytest.mark.parametrize("judged", [OTHER, None])
 def test_evidence_about_other_weights_gets_no_verdict(world, judged):
     evaluated(world, judged)

@@ -188,6 +188,8 @@ class LabelJob(JobBase):
     """Prefix below which the version is published as `<sha256>/`."""
     parent: Digest | None = None
     """Previous version."""
+    append: bool = False
+    """Keep the previous version's rows of runs whose traces are gone."""
 
 
 class TrainPhase(Contract):
@@ -316,6 +318,10 @@ class TrainJob(JobBase):
     """Longest row in tokens."""
     packing: bool = True
     """Pack several rows into one sequence."""
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Whether activations are computed again in the backward pass; `auto` only where they would not fit."""
+    memory_bytes: int | None = None
+    """Memory of a worker's accelerator, or of the worker without one; None refuses nothing."""
     phases: list[TrainPhase] = Field(default_factory=list)
     """What is trained when; empty trains the whole adapter throughout."""
     probes: ProbePlan | None = None
@@ -462,6 +468,8 @@ class ScorecardJob(JobBase):
     """Gates whose absence is not a pass."""
     comparison_require: Literal["Better", "NotWorse"] = "NotWorse"
     """What the comparison with the champion must show for a Pass."""
+    comparison_needed: bool = False
+    """Whether a scorecard without a comparison is Inconclusive."""
     comparison_alpha: float = 0.05
     """Error budget over all candidates that are compared with one champion."""
     valid_for_s: float | None = None
@@ -543,6 +551,8 @@ class LabelOutput(Contract):
     """Rows to train on by bucket of the mixture."""
     screens: int = 0
     """Different screenshots that rows refer to."""
+    kept_rows: int = 0
+    """Rows of the previous version whose traces are gone."""
     reused_files: int = 0
     """Trace files that an earlier version had read and that have not changed since."""
 

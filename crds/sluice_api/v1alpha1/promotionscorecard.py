@@ -79,7 +79,7 @@ class LabelledEvidence(ApiModel):
 
 
 class ComparisonRule(ApiModel):
-    """What the comparison with the champion must show, where the EvalRun has one, and the error budget behind it."""
+    """What the comparison with the champion must show, and the error budget behind it."""
 
     require: Literal["Better", "NotWorse"] = "Better"
     """`Better`: anything less than shown to be better is no Pass. `NotWorse`: only what is shown to be worse fails."""
@@ -123,8 +123,9 @@ class PromotionScorecardSpec(ApiModel):
     """Shadow evidence; absent for the offline scorecard."""
     labelled_traces: LabelledEvidence | None = None
     """Labelled traces for the record."""
-    comparison: ComparisonRule = ComparisonRule()
-    """What the comparison with the champion must show."""
+    comparison: ComparisonRule | None = None
+    """What the comparison with the champion must show; given, the scorecard is Inconclusive without a comparison.
+    Absent, the same defaults apply where the EvalRun has a baseline."""
     required_gates: list[GATE_NAMES] = Field(default=["task_pass_rate"], min_length=1, max_length=9)
     """Gates whose absence is not a pass; the others, when missing, are shown as Missing and do not count."""
     metrics: list[MetricValueSpec] = Field(default_factory=list, max_length=9)

@@ -1,6 +1,7 @@
 """From evidence to a scorecard."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,18 +106,43 @@ def _judge_gate(name: GateName, found: Measurement | None, threshold: float | No
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparisonTerms:
+    """What the comparison with the champion must show for a Pass. Shown to be worse, the candidate always fails."""
+
+    better: bool = False
+    """A comparison that is there must show that the candidate is better."""
+    needed: bool = False
+    """Without a comparison there is no Pass."""
+    level: float | None = None
+    """Level at which it is judged; None takes its own."""
+
+
+NO_TERMS = ComparisonTerms()
+"""Not worse, where it was compared at all."""
+
+
+def _compared(evidence: Evidence, terms: ComparisonTerms) -> CompareVerdict | None:
+    """Give what the comparison shows at the level that is asked for; None without one."""
+    report = evidence.compare_report
+    if report is None:
+        return None
+    return report.verdict if terms.level is None else verdict_at(report, terms.level)
+
+
 def _overall_verdict(
     gates: list[GateResult],
     required: Collection[GateName],
     comparison: CompareVerdict | None,
+    terms: ComparisonTerms,
     *,
-    require_better: bool,
     refused: bool,
 ) -> ScorecardVerdict:
     """Fail on anything shown; Pass only when every required gate passed, something did, and nothing was refused."""
     if comparison == CompareVerdict.WORSE or any(gate.verdict == GateVerdict.FAIL for gate in gates):
         return ScorecardVerdict.FAIL
-    if require_better and comparison is not None and comparison != CompareVerdict.BETTER:
+    unproven = terms.needed if comparison is None else terms.better and comparison != CompareVerdict.BETTER
+    if unproven:
         return ScorecardVerdict.INCONCLUSIVE
     passed = {gate.name for gate in gates if gate.verdict == GateVerdict.PASS}
     if refused or not passed or not passed.issuperset(required):
@@ -138,6 +164,8 @@ def _metadata(
     by_hand: Mapping[GateName, Measurement],
     refused: list[str],
     comparison: CompareVerdict | None,
+    *,
+    needed: bool,
 ) -> dict[str, Any]:
     """Write down what the judgement rests on, beside the gates."""
     metadata: dict[str, Any] = {
@@ -149,8 +177,8 @@ def _metadata(
     }
     if evidence.label_doubt:
         metadata["label_doubt"] = evidence.label_doubt
-    if comparison is not None:
-        metadata["comparison_verdict"] = comparison.value
+    if comparison is not None or needed:
+        metadata["comparison_verdict"] = comparison.value if comparison is not None else "Missing"
     return metadata
 
 
@@ -165,8 +193,7 @@ def judge_evidence(
     judged_only: bool = False,
     minimum_n: int = MINIMUM_N,
     evaluated_at: str = "",
-    require_better: bool = False,
-    level: float | None = None,
+    terms: ComparisonTerms = NO_TERMS,
 ) -> Scorecard:
     """Judge evidence gate by gate.
 
@@ -180,8 +207,7 @@ def judge_evidence(
         judged_only: leave tasks that could not be judged out of the pass rate; the seed counts them as failures.
         minimum_n: units below which a passing rate is Inconclusive.
         evaluated_at: instant for the record.
-        require_better: a comparison that is there must show that the candidate is better; else that it is not worse.
-        level: level at which the comparison is judged; None takes its own.
+        terms: what the comparison must show.
 
     Raises:
         ValueError: an unknown tier or gate, or an impossible value.
@@ -201,10 +227,9 @@ def judge_evidence(
         )
         for name in GateName
     ]
-    report = kept.compare_report
-    comparison = None if report is None else report.verdict if level is None else verdict_at(report, level)
-    verdict = _overall_verdict(gates, required, comparison, require_better=require_better, refused=bool(refused))
-    metadata = _metadata(kept, required, by_hand, refused, comparison)
+    comparison = _compared(kept, terms)
+    verdict = _overall_verdict(gates, required, comparison, terms, refused=bool(refused))
+    metadata = _metadata(kept, required, by_hand, refused, comparison, needed=terms.needed)
     return Scorecard(
         tier=chosen,
         overall_passed=all(gate.passed for gate in gates),

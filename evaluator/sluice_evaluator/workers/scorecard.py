@@ -23,7 +23,7 @@ from sluice_evaluator.scorecard import (
     with_overrides,
 )
 from sluice_evaluator.scorecard.budget import COMPARISON_KEY, charge, metadata_of, record_of
-from sluice_evaluator.scorecard.card import OVERRIDE
+from sluice_evaluator.scorecard.card import OVERRIDE, ComparisonTerms
 
 COMMIT_VARIABLE = "SLUICE_COMMIT_SHA"
 """Environment variable with the commit of the code that judges, for the history."""
@@ -70,8 +70,7 @@ def judge(job: ScorecardJob, evidence: Evidence, *, level: float | None = None) 
             candidate_digest=job.candidate_digest,
             judged_only=True,
             evaluated_at=job.now,
-            require_better=job.comparison_require == "Better",
-            level=level,
+            terms=ComparisonTerms(better=job.comparison_require == "Better", needed=job.comparison_needed, level=level),
         )
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, f"the scorecard cannot be judged as asked: {error}") from error

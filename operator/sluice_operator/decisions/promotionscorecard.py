@@ -269,7 +269,8 @@ class _Rules:
         if status.verdict is None or status.expires_at is None:
             return None
         left = parse_instant(status.expires_at) - facts.now.instant
-        verdict = judged(status) if left.total_seconds() > 0 else expired(status)
+        needed = facts.obj.spec.comparison is not None
+        verdict = judged(status, needed=needed) if left.total_seconds() > 0 else expired(status)
         return decided(facts, status, verdict, requeue_after=left if left.total_seconds() > 0 else None)
 
 
@@ -297,14 +298,14 @@ def comparison_status(record: ComparisonRecord | None) -> ComparisonVerdict | No
     return ComparisonVerdict.model_validate(found, by_name=True)
 
 
-def judged(status: PromotionScorecardStatus) -> Verdict:
-    """Return what a valid verdict says, with the gates that decided it."""
+def judged(status: PromotionScorecardStatus, *, needed: bool = False) -> Verdict:
+    """Return what a valid verdict says, with the gates that decided it, and the comparison where one is `needed`."""
     phase, reason, passed = {
         "Pass": (Phase.PASSED, Reason.GATES_PASSED, ConditionStatus.TRUE),
         "Fail": (Phase.REFUSED, Reason.GATES_FAILED, ConditionStatus.FALSE),
         "Inconclusive": (Phase.INCONCLUSIVE, Reason.GATES_INCONCLUSIVE, ConditionStatus.FALSE),
     }[status.verdict or "Inconclusive"]
-    message = gates_in_words(status)
+    message = gates_in_words(status, needed=needed)
     return Verdict(
         mood=Mood.DONE,
         phase=phase,
@@ -329,7 +330,7 @@ def expired(status: PromotionScorecardStatus) -> Verdict:
     )
 
 
-def gates_in_words(status: PromotionScorecardStatus) -> str:
+def gates_in_words(status: PromotionScorecardStatus, *, needed: bool = False) -> str:
     """Return the gates' counts, the comparison, and each gate that did not pass with the numbers behind it."""
     gates = status.gates
     passed = sum(1 for gate in gates if gate.verdict == "Pass")
@@ -340,6 +341,8 @@ def gates_in_words(status: PromotionScorecardStatus) -> str:
             f"comparison with the champion {found.verdict} (p {found.p_value:.3g} at level {found.level:.3g}, "
             f"candidate {found.candidate} of its budget, {found.spent:.3g} of {found.budget:g} spent)"
         )
+    elif needed:
+        parts.append("comparison with the champion missing: give spec.evalRunRef an EvalRun with a baseline")
     for gate in gates:
         if gate.verdict in ("Fail", "Inconclusive"):
             sign = "≥" if gate.direction == "min" else "≤"

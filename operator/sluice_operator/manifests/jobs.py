@@ -22,6 +22,7 @@ from sluice_api.contracts.scorecard import Tier
 from sluice_api.training import train_settings
 from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, ShadowRollout, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, SluiceObject
+from sluice_api.v1alpha1.promotionscorecard import ComparisonRule
 from sluice_api.v1alpha1.tracedataset import MixtureOptions, TraceDatasetSpec
 from sluice_operator.manifests.naming import adapter_uri, cache_uri, checkpoint_uri, history_uri, scorecard_uri
 
@@ -149,6 +150,7 @@ def scorecard_job(
     Its instant is the attempt's, so that a repeated submission is the same.
     """
     spec = obj.spec
+    comparison = spec.comparison or ComparisonRule()
     shadow = None
     if spec.shadow is not None:
         shadow = ArtifactRef(uri=spec.shadow.summary_uri, digest=spec.shadow.summary_digest)
@@ -166,8 +168,9 @@ def scorecard_job(
         thresholds={override.name: override.value for override in spec.thresholds},
         threshold_authors={override.name: override.author for override in spec.thresholds},
         required_gates=_unique(spec.required_gates),
-        comparison_require=spec.comparison.require,
-        comparison_alpha=spec.comparison.alpha,
+        comparison_require=comparison.require,
+        comparison_needed=spec.comparison is not None,
+        comparison_alpha=comparison.alpha,
         valid_for_s=valid_for_s,
         now=attempt.intended_at or "",
         scorecard_uri=scorecard_uri(spec.output, obj.namespace, candidate_digest),
