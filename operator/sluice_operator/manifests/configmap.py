@@ -6,7 +6,7 @@ from typing import Any
 from sluice_api.contracts.models import Channel
 from sluice_api.contracts.rollout import ROUTER_KEY, RouterDocument, ServedModel
 from sluice_api.v1alpha1 import ShadowRollout
-from sluice_api.v1alpha1.shadowrollout import Assignment, Traffic
+from sluice_api.v1alpha1.shadowrollout_traffic import Assignment, Traffic
 from sluice_operator.decisions.base import SetRoute
 from sluice_operator.manifests.naming import owner_labels, router_name
 from sluice_operator.manifests.pods import owner_reference

@@ -11,7 +11,7 @@ from typing import Any
 from sluice_api.contracts.rollout import DRY_RUN_HEADER
 from sluice_api.contracts.trace import Variant
 from sluice_api.v1alpha1 import ShadowRollout
-from sluice_api.v1alpha1.shadowrollout import Backend, Traffic
+from sluice_api.v1alpha1.shadowrollout_traffic import Backend, Traffic
 from sluice_operator.decisions.base import SetRoute
 from sluice_operator.manifests.configmap import check_route, traffic_of
 from sluice_operator.manifests.naming import owner_labels, route_name
