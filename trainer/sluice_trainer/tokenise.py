@@ -7,9 +7,10 @@ boundaries, in training as in serving.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from sluice_api.chat import to_messages
 from sluice_api.contracts.dataset import SftRow, Turn
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.chat_plan import ChatPlan, fill
+from sluice_trainer.words import WordEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,111 @@ class Document:
         return hashlib.sha256(self.ids.tobytes() + b"|" + self.scored.tobytes()).digest()
 
 
+BATCH_ROWS = 512
+"""Conversations that are tokenised together."""
+
+
+class Tokeniser:
+    """Turns conversations into documents with one tokenizer and its chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Prepare a transformers tokenizer; one without a template is refused when the first conversation comes."""
+        self._tokenizer = tokenizer
+        template = getattr(tokenizer, "chat_template", None)
+        self._plan = ChatPlan(template, tokenizer.special_tokens_map) if isinstance(template, str) else None
+        self._words = WordEncoder(tokenizer) if getattr(tokenizer, "is_fast", False) else None
+        self._stops = frozenset(tokenizer.all_special_ids)
+        self._checked: set[tuple[str, ...]] = set()
+
+    def encode(self, conversations: Iterable[Sequence[Turn]]) -> Iterator["TokenBatch"]:
+        """Documents of conversations, in their order, `BATCH_ROWS` at a time.
+
+        Raises:
+            WorkerError: `UserError` when there is no chat template or the template rewrites earlier turns.
+        """
+        source = iter(conversations)
+        while batch := list(islice(source, BATCH_ROWS)):
+            rendered = [self._render(turns) for turns in batch]
+            texts = [text for pieces in rendered for text, _ in pieces]
+            tokens = self._words.encode(texts) if self._words is not None else self._ask(texts)
+            yield self._collect(rendered, iter(tokens))
+
+    def _ask(self, texts: list[str]) -> list[list[int]]:
+        ids = (
+            self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+        )
+        return list(ids)
+
+    def _render(self, turns: Sequence[Turn]) -> list[tuple[str, bool]]:
+        if self._plan is not None:
+            messages = to_messages(turns)
+            roles, contents = tuple(m["role"] for m in messages), [m["content"] for m in messages]
+            pieces = self._plan.pieces(roles)
+            if pieces is not None and all(map(str.strip, contents)):
+                filled = [(fill(parts, contents), scored) for parts, scored in pieces]
+                # The plan is this module's reading of the template; the tokenizer's own has the last word.
+                if roles in self._checked:
+                    return filled
+                if filled == render_segments(turns, self._tokenizer):
+                    self._checked.add(roles)
+                    return filled
+                self._plan = None
+        return render_segments(turns, self._tokenizer)
+
+    def _collect(self, rendered: list[list[tuple[str, bool]]], tokens: Iterator[list[int]]) -> "TokenBatch":
+        ids: list[int] = []
+        lengths: list[int] = []
+        spans: list[tuple[int, int]] = []
+        for pieces in rendered:
+            start = len(ids)
+            for _, scored in pieces:
+                piece, begin = next(tokens), len(ids)
+                ids += piece
+                if scored:
+                    # The first token of a document is never scored, because nothing precedes it.
+                    spans.append((max(begin, start + 1), begin + scored_tokens(piece, self._stops)))
+            lengths.append(len(ids) - start)
+        mask = np.zeros(len(ids), dtype=np.bool_)
+        for begin, end in spans:
+            mask[begin:end] = True
+        return TokenBatch(np.array(ids, dtype=np.int32), mask, np.array(lengths, dtype=np.int64))
+
+
+class TokenBatch(NamedTuple):
+    """Documents one behind the other."""
+
+    ids: NDArray[np.int32]
+    """Tokens of all documents."""
+    scored: NDArray[np.bool_]
+    """Which of them the loss asks for."""
+    lengths: NDArray[np.int64]
+    """Tokens of each document."""
+
+
+class Documents(Sequence[Document]):
+    """Documents that share their arrays, which may lie in a mapped file."""
+
+    def __init__(self, batch: TokenBatch) -> None:
+        self._ids, self._scored, lengths = batch
+        self._bounds = np.concatenate(([0], np.cumsum(lengths))).tolist()
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Document]: ...
+
+    def __getitem__(self, index: int | slice) -> Document | list[Document]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        start, end = self._bounds[place], self._bounds[place + 1]
+        return Document(ids=self._ids[start:end].astype(np.int64), scored=np.array(self._scored[start:end]))
+
+
 def tokenize_rows(rows: Sequence[SftRow], tokenizer: Any) -> list[Document]:
     """Documents of supervised rows, in the rows' order.
 
@@ -56,14 +164,27 @@ def tokenize_rows(rows: Sequence[SftRow], tokenizer: Any) -> list[Document]:
     Raises:
         WorkerError: `UserError` when the tokenizer has no chat template or the template rewrites earlier turns.
     """
-    segments = [render_segments(row.conversations, tokenizer) for row in rows]
-    texts = [text for row in segments for text, _ in row]
-    encoded = (
-        iter(tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]) if texts else ()
-    )
-    tokens = iter(encoded)
-    stops = stop_tokens(tokenizer)
-    return [document_of([(next(tokens), scored) for _, scored in row], stops) for row in segments]
+    return list(Documents(join_batches(Tokeniser(tokenizer).encode(row.conversations for row in rows))))
+
+
+def join_batches(batches: Iterable[TokenBatch]) -> TokenBatch:
+    """Many batches as one."""
+    listed = list(batches)
+    if not listed:
+        return TokenBatch(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.int64))
+    return TokenBatch(*(np.concatenate(parts) for parts in zip(*listed, strict=True)))
+
+
+def scored_tokens(piece: Sequence[int], stops: Collection[int]) -> int:
+    """How many tokens of an answer are scored: up to its last special token.
+
+    What a template writes after the end-of-turn token (a line break, usually) is never generated in serving. An answer
+    without one is scored whole.
+    """
+    for place in range(len(piece), 0, -1):
+        if piece[place - 1] in stops:
+            return place
+    return len(piece)
 
 
 def render_segments(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[str, bool]]:
@@ -115,12 +236,12 @@ def document_of(pieces: list[tuple[list[int], bool]], stops: NDArray[np.int64]) 
     What a template writes after the end-of-turn token (a line break, usually) is never generated in serving, and so not
     scored.
     """
+    known = set(stops.tolist())
     ids = [np.asarray(tokens, dtype=np.int64) for tokens, _ in pieces]
     masks = [np.zeros(part.size, dtype=np.bool_) for part in ids]
-    for part, mask, (_, scored) in zip(ids, masks, pieces, strict=True):
+    for (tokens, scored), mask in zip(pieces, masks, strict=True):
         if scored:
-            ends = np.flatnonzero(np.isin(part, stops))
-            mask[: (ends[-1] + 1 if ends.size else part.size)] = True
+            mask[: scored_tokens(tokens, known)] = True
     everything = np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64)
     scored_mask = np.concatenate(masks) if masks else np.zeros(0, dtype=np.bool_)
     if scored_mask.size:
