@@ -9,7 +9,7 @@ import pytest
 
 from rolloutworld import CANDIDATE, NAME, ROLLOUT, SPEC, STABLE, STEPS, RolloutWorld
 from sluice_api.contracts.jobs import ShadowOutput
-from sluice_api.contracts.shadow import ShadowVerdict
+from sluice_api.contracts.shadow import EProcess, ShadowVerdict
 from sluice_operator.decisions.base import GuardView, JobState, RouterProblem, RouteView, SetRoute
 from sluice_operator.guards import read_answer
 
@@ -198,6 +198,26 @@ def of_another_evaluator(world: RolloutWorld) -> None:
     assert isinstance(done, ShadowOutput)
     summary = done.summary.model_copy(update={"evaluator": "sha256:" + "e" * 64, "candidate_share": 0.05})
     world.succeed(job, done.model_copy(update={"summary": summary}))
+
+
+def test_what_is_not_a_number_is_not_known_and_decides_nothing():
+    world = RolloutWorld()
+    world.look()
+    world.analyse()
+    world.pass_time(minutes=5)
+    world.look()
+    job = world.newest_job(ROLLOUT, NAME)
+    done: Any = world.results[next(iter(world.results))].output
+    process = EProcess(harm=float("nan"), non_inferiority=float("inf"))
+    summary = done.summary.model_copy(
+        update={"e_process": process, "candidate_share": float("nan"), "verdict": ShadowVerdict.UNDECIDED}
+    )
+    world.succeed(job, done.model_copy(update={"summary": summary}))
+    world.pass_time(minutes=5)
+    assert phase(world) == ("Soaking", "Undecided")
+    evidence = world.status(ROLLOUT, NAME)["evidence"]
+    assert not {"harm", "nonInferiority", "candidateShare"} & set(evidence)
+    assert world.weight == 5
 
 
 def test_another_evaluator_holds_and_its_harm_still_counts():

@@ -4,6 +4,7 @@ Each is a job whose attempt has the key `analysis/<round>/<step>/<n>`. At the la
 beside the candidate: its stable evidence reaches back to the start of the step before, so that harm can still be shown.
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -188,9 +189,9 @@ def _accept(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt, resul
         verdict=str(summary.verdict),
         at=attempt.intended_at or facts.now.text,
         attempt=attempt.number,
-        harm=process.harm if process is not None else None,
-        non_inferiority=process.non_inferiority if process is not None else None,
-        candidate_share=summary.candidate_share,
+        harm=_finite(process.harm if process is not None else None),
+        non_inferiority=_finite(process.non_inferiority if process is not None else None),
+        candidate_share=_finite(summary.candidate_share),
         evaluator=summary.evaluator or None,
         unreadable=round(summary.bad_files / summary.traces, 4) if summary.traces else None,
     )
@@ -208,6 +209,11 @@ def _accept(facts: Rollout, status: ShadowRolloutStatus, attempt: Attempt, resul
             }
         )
     )
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a value that a status can hold: what is not a number is not known."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _arm(summary: VariantSummary | None) -> ArmStatus:
