@@ -5,6 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from sluice_api.contracts.base import ArtifactRef, RunRef
+from sluice_api.contracts.jobs import Result, ShadowOutput
+from sluice_api.contracts.shadow import EProcess, ShadowSummary
+from sluice_cli.dashboard import analyses
 from sluice_cli.dashboard.server import as_json, is_loopback, page
 from sluice_cli.dashboard.source import Source
 from sluice_cli.kube import KubeError
@@ -121,6 +125,68 @@ def test_attempts_that_failed_or_run_are_no_analyses(world, tmp_path):
     world.items = [rollout(phase="Soaking", step=1, attempts=[failed, running, {"number": 3, "key": "spec/1"}])]
     lineage = world.source.state()["lineages"][0]
     assert (lineage["problems"], lineage["rollout"]["points"]) == ([], [])
+
+
+def result(folder, number, *, since="2026-11-04T09:00:00Z", harm=1.0):
+    """Write what an analysis left."""
+    summary = ShadowSummary(variants={}, since=since, e_process=EProcess(harm=harm))
+    report = ArtifactRef(uri="file:///x", digest="sha256:" + "0" * 64)
+    document = Result(
+        run=RunRef(kind="ShadowRollout", namespace="shop", name="agent", uid="u1"),
+        attempt=number,
+        finished_at=f"2026-11-04T10:{number:02d}:00Z",
+        output=ShadowOutput(summary=summary, report=report),
+    )
+    path = folder / str(number) / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(document.model_dump_json())
+
+
+def points(state):
+    return [(point["step"], point["harm"]) for point in state["lineages"][0]["rollout"]["points"]]
+
+
+def test_results_that_the_status_no_longer_names_are_found(world, tmp_path):
+    for number in (1, 2, 4, 5):
+        result(tmp_path, number, harm=float(number))
+    result(tmp_path, 3, since="2026-11-01T00:00:00Z", harm=3.0)
+    newest = attempt(f"file://{tmp_path}/5/", 5, endedAt="2026-11-04T10:05:00Z")
+    world.items = [rollout(phase="Soaking", step=1, attempts=[newest])]
+    # The third is about a step that nothing tells of any more.
+    assert points(world.source.state()) == [(1, 1.0), (1, 2.0), (1, 4.0), (1, 5.0)]
+    (tmp_path / "1" / "result.json").unlink()
+    assert len(points(world.later(2))) == 4, "each is read once"
+
+
+def test_older_results_come_in_a_few_at_a_time(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(analyses, "MOST_READS", 2)
+    for number in range(1, 6):
+        result(tmp_path, number)
+    newest = attempt(f"file://{tmp_path}/5/", 5, endedAt="2026-11-04T10:05:00Z")
+    world.items = [rollout(phase="Soaking", step=1, attempts=[newest])]
+    counts = [len(points(world.later(2))) for _ in range(3)]
+    assert counts == [3, 5, 5]
+
+
+def test_an_analysis_that_a_scorecard_judged_is_one_point(world, tmp_path):
+    result(tmp_path, 5)
+    summary = ShadowSummary(variants={}, since="2026-11-04T09:00:00Z", e_process=EProcess(harm=1.0))
+    (tmp_path / "shadow_summary.json").write_text(summary.model_dump_json())
+    other = summary.model_copy(update={"e_process": EProcess(harm=7.0)})
+    (tmp_path / "other_summary.json").write_text(other.model_dump_json())
+    names = ("shadow_summary", "other_summary")
+    cards = [
+        {
+            "kind": "PromotionScorecard",
+            "metadata": {"name": name, "namespace": "shop", "creationTimestamp": "2026-11-04T10:06:00Z"},
+            "spec": {"shadow": {"step": 1, "summaryUri": f"file://{tmp_path}/{name}.json"}},
+        }
+        for name in names
+    ]
+    entries = [{"step": 1, "round": 1, "name": name} for name in names]
+    newest = attempt(f"file://{tmp_path}/5/", 5, endedAt="2026-11-04T10:05:00Z")
+    world.items = [rollout(phase="Soaking", step=1, attempts=[newest], scorecards=entries), *cards]
+    assert points(world.source.state()) == [(1, 1.0), (1, 7.0)]
 
 
 def test_a_number_that_is_none_reaches_no_browser():

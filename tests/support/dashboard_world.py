@@ -15,6 +15,7 @@ STEPS = [
     {"weight": 25, "soak": "2h", "minRuns": 1000},
     {"weight": 100, "soak": "1h", "minRuns": 500},
 ]
+KEPT_ATTEMPTS = 11
 CANDIDATE, STABLE = "sha256:" + "ca" * 32, "sha256:" + "5a" * 32
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title="owned"</script>'
 """A message that must stay a text."""
@@ -59,6 +60,7 @@ def publish_analyses(place, now: datetime) -> tuple[list[dict], dict]:
             e_process=EProcess(harm=harm, non_inferiority=safe, threshold=20.0),
             candidate_share=share,
             candidate_digest=CANDIDATE,
+            since=text(now - timedelta(minutes=20 * (15 if step == 1 else 9) + 5)),
         )
         prefix = f"{place.uri}rollout/attempts/{number + 1}/"
         report = ArtifactRef(uri=f"{prefix}summary.json", digest=CANDIDATE)
@@ -80,7 +82,8 @@ def publish_analyses(place, now: datetime) -> tuple[list[dict], dict]:
             }
         )
         figures = {"at": text(at), "harm": harm, "nonInferiority": safe, "share": share, "runs": runs}
-    return attempts, figures
+    # A status keeps the newest attempts alone; the results of the others lie in storage.
+    return attempts[-KEPT_ATTEMPTS:], figures
 
 
 def furnish_lineage(place, *, now: datetime | None = None) -> None:
