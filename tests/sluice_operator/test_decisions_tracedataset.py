@@ -241,6 +241,7 @@ def test_next_instant_is_strictly_later_and_in_utc():
         ({"critic": {}}, "InvalidSpec", "spec.critic"),
         ({"mixture": MIXTURE, "convert": {"format": "preference"}}, "InvalidSpec", "spec.mixture needs sft"),
         ({"mixture": {**MIXTURE, "buckets": TWO_OF_TRACES}}, "InvalidSpec", "only one bucket"),
+        ({"mixture": MIXTURE, "append": True}, "InvalidSpec", "spec.append"),
         ({"workers": 99}, "ProfileCeiling", "spec.workers is 99"),
         ({"onNewVersion": {"evalRun": {}}}, "InvalidTemplate", "need fineTuneRun"),
         ({"onNewVersion": {"fineTuneRun": {"output": "s3://x/"}}}, "InvalidTemplate", "FineTuneRun spec.baseModel"),

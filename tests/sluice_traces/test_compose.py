@@ -14,6 +14,7 @@ from sluice_artifacts import read_manifest
 from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_traces import shards
 from sluice_traces.buckets import MAX_LINE_BYTES
+from sluice_traces.tombstones import Forgotten, add_tombstones
 from sluice_traces.worker import run
 from trace_factory import label_job, step, trace, write_trace
 from versions import document, lineage, part_rows, plain_text
@@ -65,6 +66,18 @@ class TestDuplicates:
         assert [row["metadata"]["run_id"] for row in part_rows(output.dataset, "holdout")] == ["run-009"]
         train = [row["metadata"]["run_id"] for row in part_rows(output.dataset)]
         assert sorted(train) == ["run-006", "run-007", "run-008"]
+
+    def test_what_a_version_trained_on_is_no_test_for_the_next(self, tmp_path):
+        write_runs(tmp_path / "s", ["seen before", *(f"thing {i}" for i in range(4))])
+        first = build(tmp_path / "s", tmp_path, holdout=0.2, duplicates={"exact": True})
+        assert "seen before" in str(part_rows(first.dataset))
+        for name, intent in (("late-1", "seen before"), ("late-2", "never seen")):
+            write_trace(tmp_path / "s", trace(name, steps=[step(0, intent=intent)], started_at="2026-11-05T00:00:00Z"))
+        second = build(tmp_path / "s", tmp_path, holdout=0.4, duplicates={"exact": True}, parent=first.dataset.digest)
+        held = str(part_rows(second.dataset, "holdout"))
+        assert "never seen" in held
+        assert "seen before" not in held
+        assert "seen before" in str(part_rows(second.dataset))
 
     def test_near_duplicates_leave_only_where_asked(self, tmp_path):
         write_runs(tmp_path / "s", [LONG, LONG + " today", "another thing altogether"])
@@ -269,3 +282,61 @@ class TestShards:
         assert output.tenants == manifest(output).tenants == {"tenant-0": 1, "tenant-1": 2}
         assert output.quarantined == 2
         assert document(output.dataset, "report.json")["tenants"] == output.tenants
+
+
+class TestStanding:
+    def gone(self, source: Path, *numbers: int) -> None:
+        for number in numbers:
+            (source / f"tenant-{number % 2}" / f"run-{number:03d}.json").unlink()
+
+    @pytest.mark.parametrize("row_format", ["sft", "preference"])
+    def test_rows_stay_when_their_traces_go(self, tmp_path, row_format):
+        source = tmp_path / "s"
+        for number in range(6):
+            wrong = step(
+                0, intent=f"p{number}", success=False, observed_outcome="", last_action={"action_type": "wait"}
+            )
+            edit = {"last_action": {"action_type": "wait", "params": {}}, "edited_by": "r"}
+            right = step(1, intent=f"p{number}", **({"human_edit": edit} if number == 1 else {}))
+            started = f"2026-11-01T00:{number:02d}:00Z"
+            write_trace(source, trace(f"run-{number:03d}", f"tenant-{number % 2}", [wrong, right], started_at=started))
+        fields = {"format": row_format, "append": True, "holdout": 0.34}
+        first = build(source, tmp_path, **fields)
+        self.gone(source, 1, 5)
+        second = build(source, tmp_path, **fields, parent=first.dataset.digest)
+        for part in ("train", "holdout"):
+            assert part_rows(second.dataset, part) == part_rows(first.dataset, part)
+        assert second.kept_rows == manifest(second).kept_rows > 0
+        assert second.new_rows == 0
+        assert build(source, tmp_path, **fields, parent=second.dataset.digest).dataset == second.dataset
+        without = build(source, tmp_path / "b", **fields | {"append": False})
+        assert without.rows + without.holdout_rows < first.rows + first.holdout_rows
+
+    def test_screenshots_of_rows_that_stay_stay(self, tmp_path):
+        source = tmp_path / "s"
+        for name, colour in (("a", "red"), ("b", "blue")):
+            write_trace(source, trace(name, steps=[step(0, intent=name)]), screens=True)
+            Image.new("RGB", (2, 2), colour).save(source / "acme" / f"{name}_screens" / "0000.png")
+        fields = {"require_screenshot": True, "holdout": 0.0, "append": True}
+        first = build(source, tmp_path, **fields)
+        (source / "acme" / "a.json").unlink()
+        (source / "acme" / "a_screens" / "0000.png").unlink()
+        second = build(source, tmp_path, **fields, parent=first.dataset.digest)
+        assert part_rows(second.dataset) == part_rows(first.dataset)
+        assert manifest(second).screens == manifest(first).screens
+
+    def test_the_forgotten_do_not_stay(self, tmp_path):
+        write_runs(tmp_path / "s", [f"thing {n}" for n in range(6)])
+        first = build(tmp_path / "s", tmp_path, append=True)
+        self.gone(tmp_path / "s", 1, 2)
+        uri = (tmp_path / "datasets").as_uri() + "/"
+        add_tombstones(uri, [Forgotten(tenant_id="tenant-1", run_id="run-001")], {})
+        second = build(tmp_path / "s", tmp_path, append=True, parent=first.dataset.digest)
+        said = str(part_rows(second.dataset) + part_rows(second.dataset, "holdout"))
+        assert "run-001" not in said
+        assert "run-002" in said
+
+    def test_a_mixture_cannot_stand(self, tmp_path):
+        write_runs(tmp_path / "s", ["a", "b"])
+        rule = {"rows": 2, "buckets": [{"name": "agent", "weight": 1}]}
+        assert "append" in failure(tmp_path / "s", tmp_path, append=True, mixture=rule).message

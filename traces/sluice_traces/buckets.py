@@ -27,7 +27,7 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 """Longer lines are no candidates."""
 BUCKET_SUFFIX = ".jsonl"
 """Files of a bucket that hold candidates."""
-BAD_NAMED = 1000
+BAD_NAMED = 100
 """Bad lines of a bucket that are named; beyond them they are only counted."""
 CORPUS_REASON = "corpus"
 """`label_reason` of rows that no critic accepted."""

@@ -1,7 +1,8 @@
 """Rows that leave a version again: duplicates within it, and those that hold a task of an evaluation suite.
 
-What is held out comes first: a row to train on that says what a held-out row says would spoil the comparison, so the
-row to train on goes. Text decides, without the system turn that all rows share; rows with a screenshot are the same
+What is held out comes before what is trained on: a row to train on that says what a held-out row says would spoil the
+comparison, so the row to train on goes. But what the parent version trained on comes before what is newly held out: a
+model of this lineage has seen it, so it is no test any more, and the held-out row goes. Text decides, without the system turn that all rows share; rows with a screenshot are the same
 only with the same screenshot, and are never near-duplicates, since words do not tell how alike two pictures are.
 """
 
@@ -23,7 +24,7 @@ from sluice_traces.dedup.texts import row_text, task_texts
 from sluice_traces.spool import Part, RunBlock, Spool
 
 PARTS = (Part.HOLDOUT, Part.TRAIN)
-"""Order in which the parts are looked at: what comes first stays."""
+"""Order in which the parts are looked at, among runs that the parent knows and then among new ones."""
 _BATCH = 2048
 
 
@@ -128,14 +129,16 @@ def curate(spool: Spool, duplicates: DuplicateRule, leaks: LeakRule, folder: Pat
 
 
 def _lines(spool: Spool, removed: Removed) -> Iterator[tuple[Part, int, bytes]]:
-    """Part, position and text of every row that is still there."""
-    for part in PARTS:
-        gone, position = removed.rows[part], 0
-        for run in spool.runs(part):
-            for line in run.lines:
-                if not gone[position]:
-                    yield part, position, line
-                position += 1
+    """Part, position and text of every row that is still there; those of runs that the parent knows first."""
+    for known in (True, False):
+        for part in PARTS:
+            gone, position = removed.rows[part], 0
+            for run in spool.runs(part):
+                if run.known is known:
+                    for place, line in enumerate(run.lines, start=position):
+                        if not gone[place]:
+                            yield part, place, line
+                position += len(run.lines)
 
 
 def _remove_leaks(spool: Spool, index: LeakIndex, removed: Removed) -> None:
@@ -177,13 +180,12 @@ def _remove_exact(spool: Spool, folder: Path, removed: Removed) -> None:
 
 def _remove_near(spool: Spool, config: NearConfig, removed: Removed) -> None:
     texts: list[str] = []
-    places = {part: array("Q") for part in PARTS}
+    places, held = array("Q"), bytearray()
     for part, position, line in _lines(spool, removed):
         if image_of(line) is None:
             texts.append(row_text(line))
-            places[part].append(position)
-    held = len(places[Part.HOLDOUT])
+            places.append(position)
+            held.append(part is Part.HOLDOUT)
     for index in Deduplicator(config).find(texts):
-        part = Part.HOLDOUT if index < held else Part.TRAIN
-        removed.rows[part][places[part][index if index < held else index - held]] = 1
+        removed.rows[Part.HOLDOUT if held[index] else Part.TRAIN][places[index]] = 1
         removed.duplicates[DuplicateKind.NEAR.value] += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -31,7 +31,7 @@ from sluice_artifacts import CorruptError, canonical_json, digest_file, join, op
 from sluice_traces.convert import Tally
 from sluice_traces.curate import Removed, image_of
 from sluice_traces.mix import Mixed
-from sluice_traces.shards import WRITER, Row, RowWriter, ShardError, iter_tables, open_writer, row_digest
+from sluice_traces.shards import WRITER, Row, RowWriter, ShardError, iter_shard, iter_tables, open_writer, row_digest
 from sluice_traces.spool import Part, Spool
 
 TENANTS_NAMED = 1000
@@ -84,6 +84,8 @@ class BuildCounts:
     """Trace files that could not be used, by reason."""
     bad_screens: dict[str, int] = field(default_factory=dict)
     """Screenshots that could not be used, by reason."""
+    kept_rows: int = 0
+    """Rows of the parent version whose traces are gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,16 @@ class ParentVersion:
             try:
                 for table in iter_tables(path, ["digest"]):
                     yield from table.column("digest").to_pylist()
+            except ShardError as error:
+                raise CorruptError(self.ref.uri, str(error)) from None
+            path.unlink()
+
+    def rows(self, part: str) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Rows of a part with their digests, in order; of one shard at a time."""
+        for entry in part_files(self.manifest.files, part):
+            path = self._fetch(entry)
+            try:
+                yield from iter_shard(path)
             except ShardError as error:
                 raise CorruptError(self.ref.uri, str(error)) from None
             path.unlink()
@@ -313,6 +325,8 @@ def publish_version(
     written = VersionWriter(spool, removed, row_format, folder).write(mixed, parent)
     document = _manifest(spool, written, counts, removed, row_format, parent, mixed)
     report = {**document.model_dump(mode="json", exclude={"files", "parent"}), "bad_files_named": _first_bad(spool)}
+    if mixed is not None:
+        report["bad_lines_named"] = [line._asdict() for file in mixed.buckets for line in file.bad_lines]
     written.files[REPORT_FILE] = folder / REPORT_FILE
     written.files[REPORT_FILE].write_bytes(canonical_json(report))
     document = document.model_copy(update={"files": _entries(written.files)})
@@ -354,6 +368,7 @@ def _manifest(
         tenants=largest(written.tenants, TENANTS_NAMED),
         buckets={} if mixed is None else _bucket_counts(mixed),
         screens=ScreenCounts(files=len(pictures), bytes=sum(pictures), bad=dict(sorted(counts.bad_screens.items()))),
+        kept_rows=counts.kept_rows,
         parent=None if parent is None else parent.ref.digest,
         code_version=code_version(),
         writer=WRITER,

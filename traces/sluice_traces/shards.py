@@ -266,13 +266,21 @@ def iter_rows(paths: Iterable[Path]) -> Iterator[tuple[str, int, Any]]:
             yield path.name, number, row
 
 
-def _shard_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    number = 0
+def iter_shard(path: Path) -> Iterator[tuple[Any, bytes]]:
+    """Every row of a shard as JSON values, with its digest.
+
+    Raises:
+        ShardError: the file cannot be read.
+    """
     for table in iter_tables(path):
         names = [name for name in table.column_names if name not in _LINEAGE_NAMES]
-        for row in table.select(names).to_pylist():
-            number += 1
-            yield number, _without_nulls(row)
+        rows = map(_without_nulls, table.select(names).to_pylist())
+        yield from zip(rows, table.column("digest").to_pylist(), strict=True)
+
+
+def _shard_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, (row, _) in enumerate(iter_shard(path), start=1):
+        yield number, row
 
 
 def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:

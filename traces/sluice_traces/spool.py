@@ -31,6 +31,8 @@ class RunBlock(NamedTuple):
     """Path of its trace below the source."""
     lines: list[bytes]
     """Its rows, without line ends, in the order of the steps."""
+    known: bool = False
+    """Whether the parent version knows the run."""
 
 
 class LineageEntry(NamedTuple):
@@ -140,6 +142,11 @@ class Spool:
             (tenant_id, run_id, part.value, source),
         )
 
+    def has_run(self, tenant_id: str, run_id: str) -> bool:
+        """Whether a trace of a run was used."""
+        found = self._index.execute("SELECT 1 FROM run WHERE tenant = ? AND run = ?", (tenant_id, run_id))
+        return found.fetchone() is not None
+
     def tenant_sizes(self) -> list[tuple[str, int, int, int]]:
         """Per tenant, in order: its runs that count, and how many of its runs the parent version trained on or held.
 
@@ -202,13 +209,15 @@ class Spool:
         """The runs of a part that gave rows, in the dataset's order, with their rows."""
         self._rows.flush()
         cursor = self._index.execute(
-            "SELECT tenant, source, offset, length FROM run WHERE rows > 0 AND part = ? ORDER BY tenant, run",
+            "SELECT r.tenant, r.source, r.offset, r.length, p.part IS NOT NULL FROM run r"
+            " LEFT JOIN previous p ON p.tenant = r.tenant AND p.run = r.run"
+            " WHERE r.rows > 0 AND r.part = ? ORDER BY r.tenant, r.run",
             (part.value,),
         )
         while batch := cursor.fetchmany(_BATCH):
-            for tenant, source, offset, length in batch:
+            for tenant, source, offset, length, known in batch:
                 self._rows.seek(offset)
-                yield RunBlock(tenant, source, self._rows.read(length).split(b"\n")[:-1])
+                yield RunBlock(tenant, source, self._rows.read(length).split(b"\n")[:-1], bool(known))
 
     def note_bad(self, path: str, reason: str, detail: str) -> None:
         """Note a file that could not be used; all three are written to the version's report."""
@@ -219,10 +228,16 @@ class Spool:
         yield from self._index.execute("SELECT path, reason, detail FROM bad ORDER BY path, reason, detail")
 
     def note_picture(self, name: str, path: str, size: int) -> None:
-        """Note a screenshot that a row refers to; one that several files hold is taken from the first by path."""
+        """Note a screenshot that a row refers to.
+
+        Args:
+            name: its name.
+            path: where it lies below the source, the first of several; empty where only the dataset has it.
+            size: bytes.
+        """
         self._index.execute(
-            "INSERT INTO picture (name, path, size) VALUES (?,?,?)"
-            " ON CONFLICT(name) DO UPDATE SET path = MIN(path, excluded.path)",
+            "INSERT INTO picture (name, path, size) VALUES (?,?,?) ON CONFLICT(name) DO UPDATE SET path ="
+            " CASE WHEN path = '' OR (excluded.path <> '' AND excluded.path < path) THEN excluded.path ELSE path END",
             (name, path, size),
         )
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob, LabelOutput
@@ -20,6 +21,7 @@ from sluice_traces.screens_pool import send_screens
 from sluice_traces.source import Inventory
 from sluice_traces.split import SplitConfig, SplitError, assign
 from sluice_traces.spool import Part, Spool
+from sluice_traces.standing import keep_standing
 from sluice_traces.tombstones import Tombstones, read_tombstones
 
 BAD_EXAMPLES = 5
@@ -52,13 +54,17 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
             builder = Builder(_labelling(job, labeller), labeller.redactor, inventory, spool, tombstones)
             build = _label(job, builder, folder, total, reporter)
             _check_bad(job, build, total)
+            kept_rows = 0
+            if job.append and parent is not None:
+                reporter.progress(stage="keeping")
+                kept_rows = keep_standing(parent, spool, tombstones, job.format, job.dataset_uri)
             _check_rows(job, build, spool)
             removed, mixed = _compose(job, labeller, spool, split, folder, reporter)
             version = publish_version(
                 spool,
                 folder,
                 job.dataset_uri,
-                _counts(build),
+                replace(_counts(build), kept_rows=kept_rows),
                 removed,
                 job.format,
                 parent,
@@ -121,6 +127,8 @@ def _configure(job: LabelJob) -> SplitConfig:
             raise ValueError(f"workers is {job.workers}: give at least 1")
         if job.mixture is not None and job.format != "sft":
             raise ValueError(f"format is {job.format}: a mixture is of supervised rows, give sft")
+        if job.mixture is not None and job.append:
+            raise ValueError("append keeps rows as they were, which a mixture does not have: remove one of them")
         if job.mixture is not None and sum(each.source_uri is None for each in job.mixture.buckets) > 1:
             raise ValueError("mixture.buckets: only one bucket may have no source, it stands for the traces' rows")
         return SplitConfig(holdout=job.holdout, by=job.split_by)
@@ -260,5 +268,6 @@ def _output(version: Version, build: Build) -> LabelOutput:
         tenants=largest(Counter(manifest.tenants), TENANTS_TOLD),
         buckets={name: counts.rows for name, counts in manifest.buckets.items()},
         screens=manifest.screens.files,
+        kept_rows=manifest.kept_rows,
         reused_files=build.reused,
     )

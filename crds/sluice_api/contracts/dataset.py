@@ -163,6 +163,8 @@ class DatasetManifest(Contract):
     """What each bucket gave, where rows are mixed."""
     screens: ScreenCounts = ScreenCounts()
     """Screenshots that rows refer to; they lie in `../_screens/`."""
+    kept_rows: int = 0
+    """Rows of the previous version whose traces are gone, kept as they were; counts of steps do not have them."""
     parent: Digest | None = None
     """Previous version of the same dataset."""
     code_version: str = ""

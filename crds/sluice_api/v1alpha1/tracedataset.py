@@ -136,7 +136,8 @@ class MixtureOptions(ApiModel):
 
 
 class DeduplicationOptions(ApiModel):
-    """Which rows are removed because another says the same. What is held out stays, what is trained on goes."""
+    """Which rows are removed because another says the same. What is held out stays and what is trained on goes, unless
+    an earlier version has trained on it."""
 
     exact: bool = True
     """Remove rows that say the same, to the letter."""
@@ -257,6 +258,9 @@ class TraceDatasetSpec(ApiModel):
     """What is held out."""
     review: ReviewOptions = ReviewOptions()
     """Whether a person must have approved a trace."""
+    append: bool = False
+    """Keep the rows of the version before whose traces are gone from the source, so that the set stands while traces
+    expire. What was forgotten does not stay."""
     max_bad_fraction: float = Field(default=1.0, ge=0, le=1)
     """More trace files than this share that cannot be used fail the build. They are counted and named in any case."""
     workers: int = Field(default=1, ge=1, le=256)
@@ -281,6 +285,10 @@ class TraceDatasetSpec(ApiModel):
             rule(
                 "!has(self.mixture) || self.convert.format == 'sft'",
                 "spec.mixture mixes supervised rows: spec.convert.format must be sft",
+            ),
+            rule(
+                "!has(self.mixture) || !self.append",
+                "spec.append keeps rows as they were, which spec.mixture does not have: remove one of them",
             ),
             rule(
                 "!has(self.critic) || has(self.mixture)",
@@ -327,6 +335,8 @@ class DatasetVersion(StatusModel):
     """Rows to train on by bucket of the mixture."""
     screens: int = 0
     """Different screenshots that rows refer to."""
+    kept_rows: int = 0
+    """Rows of the version before whose traces are gone."""
     created_at: Timestamp
     """When it was published."""
 

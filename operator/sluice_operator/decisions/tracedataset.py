@@ -133,6 +133,8 @@ def mixture_fits(facts: Facts[TraceDataset]) -> Objection | None:
         problem = "spec.critic judges the candidates of spec.mixture, which is absent" if spec.critic else ""
     elif spec.convert.format != "sft":
         problem = f"spec.convert.format is {spec.convert.format}, spec.mixture needs sft"
+    elif spec.append:
+        problem = "spec.append keeps rows as they were, which spec.mixture does not have: remove one of them"
     elif sum(bucket.source is None for bucket in spec.mixture.buckets) > 1:
         problem = "spec.mixture.buckets: only one bucket may have no source, it stands for the rows of the traces"
     else:
@@ -248,6 +250,7 @@ def _accept(
         tenants=_bounded(output.tenants, 33),
         buckets=_bounded(output.buckets, 32),
         screens=output.screens,
+        kept_rows=output.kept_rows,
         created_at=facts.now.text,
     )
     versions = [old for old in status.versions if old.digest != version.digest]

@@ -64,6 +64,7 @@ def label_job(obj: TraceDataset, attempt: Attempt, *, parent: str | None) -> Lab
             suites=leak_suites(spec), threshold=spec.leaks.threshold, shingle_words=spec.leaks.shingle_words
         ),
         workers=spec.workers,
+        append=spec.append,
         dataset_uri=spec.output.uri,
         parent=parent,
     )
