@@ -1,7 +1,9 @@
 """Deleting each kind in each phase: gone within 30 seconds, its job stopped, traffic back, no orphan."""
 
 import json
+import socket
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -141,3 +143,27 @@ def test_what_was_deleted_while_the_operator_was_away_goes_when_it_is_back(place
         operator.start()
         until(lambda: place.get("tracedataset", "data") is None, timeout_s=BUDGET_S)
         no_orphans(place, uid)
+
+
+def test_storage_that_swallows_requests_holds_up_no_rollback_and_no_deletion(place):
+    steps = [{"weight": 25, "soak": "10m", "minRuns": 5}, {"weight": 100}]
+    with place.operator():
+        place.apply(*chain(place.uri)[:4])
+        place.wait_phase("promotionscorecard", "card", "Passed")
+        place.apply(rollout(place.uri, steps=steps))
+        until(lambda: place.status("shadowrollout", "rollout").get("stepStartedAt"), what="the first weight")
+    # From now on everything that the rollout asks of storage is swallowed.
+    swallowed = {"stable": {"root": "s3://bucket/agent/", "channel": "stable"}, "output": "s3://bucket/agent/"}
+    place.patch("shadowrollout", "rollout", {"spec": swallowed})
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with black_hole() as endpoint, place.operator("behind", env=keys | {"AWS_ENDPOINT_URL_S3": endpoint}):
+        place.patch("shadowrollout", "rollout", {"metadata": {"annotations": {"sluice.dev/abort": "now"}}})
+        until(lambda: route(place)["candidate_pct"] == 0, timeout_s=20, what="the rollback needs no storage")
+        assert delete(place, "shadowrollout", "rollout") < BUDGET_S
+
+
+@contextmanager
+def black_hole():
+    """A port that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import yaml
 
-from manifests_for_tests import STABLE_DIGEST, rollout
-from operators import await_crds
+from manifests_for_tests import STABLE_DIGEST, chain, rollout
+from operators import await_crds, until
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.models import Channel
 from sluice_devcluster.gotools import gateway_api_crds
@@ -223,3 +223,94 @@ async def test_a_route_that_cannot_be_adopted_is_refused_and_left_alone(place, a
     if words != "gives the candidate 40 %":
         with pytest.raises(InvalidError):
             await router.write(obj, to(place, 5))
+
+
+# With the operator
+
+
+def follow(place, name):
+    """Let the gateway accept the route at its present generation, as its controller would."""
+    generation = place.get("httproute", name)["metadata"]["generation"]
+    conditions = [
+        {
+            "type": kind,
+            "status": "True",
+            "reason": kind,
+            "message": "",
+            "observedGeneration": generation,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        for kind in ("Accepted", "ResolvedRefs")
+    ]
+    parent = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "gateway"}
+    status = {"parents": [{"parentRef": parent, "controllerName": "example.com/gateway", "conditions": conditions}]}
+    place.patch("httproute", name, {"status": status}, "--subresource=status")
+    return generation
+
+
+def in_force(place, name, route, weight):
+    """Play the gateway until the rollout has the weight in force."""
+
+    def reached():
+        if place.get("httproute", route) is not None:
+            follow(place, route)
+        status = place.status("shadowrollout", name)
+        return status.get("stepStartedAt") and status["weight"] == {"desired": weight, "actual": weight}
+
+    until(reached, every_s=0.5, what=f"{name} is at {weight} %")
+
+
+STEPS = [{"weight": 25, "soak": "10m"}, {"weight": 100}]
+
+
+@pytest.fixture
+def proved(place, http_routes):
+    """A place with an operator and a candidate whose offline scorecard passes."""
+    with place.operator():
+        place.apply(*chain(place.uri)[:4])
+        place.wait_phase("promotionscorecard", "card", "Passed")
+        yield place
+
+
+def test_foreign_hands_on_an_adopted_route_pause_the_rollout_or_end_it(proved):
+    text = yaml.safe_dump(shop([ref("agent-stable", 100), ref("agent-new", 0)]))
+    proved.kubectl("-n", proved.namespace, "apply", "-f", "-", input=text)
+    proved.apply(rollout(proved.uri, traffic=ADOPT, steps=STEPS))
+    in_force(proved, "rollout", "shop", 25)
+
+    def set_weights(stable, candidate):
+        rules = [{"backendRefs": [ref("agent-stable", stable), ref("agent-new", candidate)]}]
+        proved.patch("httproute", "shop", {"spec": {"rules": rules}})
+
+    set_weights(100, 0)
+    status = proved.wait_phase("shadowrollout", "rollout", "Paused")
+    assert (status["reason"], weights(proved, "shop")) == ("ForeignEdit", [[100, 0]])
+    assert status["weight"] == {"desired": 25, "actual": 0}
+    set_weights(75, 25)
+    in_force(proved, "rollout", "shop", 25)
+    set_weights(10, 90)
+    status = proved.wait_phase("shadowrollout", "rollout", "RolledBack")
+    assert (status["reason"], weights(proved, "shop")) == ("ForeignEdit", [[100, 0]])
+    assert proved.get("httproute", "shop")["metadata"]["annotations"]["sluice.dev/weight"] == "0"
+
+
+def test_a_rollout_behind_a_gateway_is_defended_and_gives_its_route_back(proved):
+    proved.apply(rollout(proved.uri, traffic=OWN, steps=[{"weight": 0, "shadow": {"mirror": 10}}, *STEPS]))
+    name = http_route_name(MODELS["ShadowRollout"].model_validate(proved.get("shadowrollout", "rollout")))
+    in_force(proved, "rollout", name, 0)
+    filters = proved.get("httproute", name)["spec"]["rules"][0]["filters"]
+    assert [item["type"] for item in filters] == ["RequestHeaderModifier", "RequestMirror"]
+
+    proved.patch("shadowrollout", "rollout", {"spec": {"steps": STEPS}})
+    in_force(proved, "rollout", name, 25)
+    assert "filters" not in proved.get("httproute", name)["spec"]["rules"][0]
+
+    rules = [{"backendRefs": [ref("agent-stable", 1), ref("agent-new", 99)]}]
+    proved.patch("httproute", name, {"spec": {"rules": rules}})
+    until(lambda: weights(proved, name) == [[75, 25]], what="the foreign edit is undone")
+    proved.kubectl("-n", proved.namespace, "delete", "httproute", name)
+    until(lambda: proved.get("httproute", name), what="the route comes back")
+    assert weights(proved, name) == [[75, 25]]
+
+    proved.kubectl("-n", proved.namespace, "delete", "shadowrollout", "rollout", "--timeout=30s")
+    assert weights(proved, name) == [[100, 0]]

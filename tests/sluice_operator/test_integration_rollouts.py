@@ -197,6 +197,35 @@ def test_step_scorecards_that_go_or_say_nothing_raise_no_weight(proved):
     until(lambda: share(proved, "judged") == 0, what="the abort is followed")
 
 
+def poke(place, name):
+    """Wake the operator: it looks at a channel within half a minute by itself."""
+    place.patch("shadowrollout", name, {"metadata": {"annotations": {"example.com/poke": "1"}}})
+
+
+def test_of_two_rollouts_for_one_channel_one_has_weight_and_the_other_waits(proved):
+    first = channelled(proved, "first", **QUIET)
+    second = first | {"metadata": {"name": "second"}}
+    proved.apply(first, second)
+    names = ("first", "second")
+    until(lambda: sum(share(proved, name) for name in names) == 25, what="one of both starts")
+    started, waiting = sorted(names, key=lambda name: -share(proved, name))
+    until(lambda: proved.status("shadowrollout", waiting).get("reason") == "TargetBusy", what="the other waits")
+    assert f"{proved.namespace}/{started}" in proved.status("shadowrollout", waiting)["message"]
+
+    proved.patch("shadowrollout", started, {"metadata": {"annotations": {"sluice.dev/abort": "enough"}}})
+    proved.wait_phase("shadowrollout", started, "RolledBack")
+    until(lambda: share(proved, waiting) == 25, what="the other goes on")
+    assert share(proved, started) == 0
+
+    channel, etag = read_channel(proved.uri, "first")
+    other = "sha256:" + "9" * 64
+    move_channel(proved.uri, channel.model_copy(update={"digest": other, "changed_by": "somebody"}), etag=etag)
+    poke(proved, waiting)
+    status = proved.wait_phase("shadowrollout", waiting, "Superseded")
+    assert (status["reason"], share(proved, waiting)) == ("StableChanged", 0)
+    assert document(proved, waiting)["stable"]["digest"] == other
+
+
 # Kills at every weight change
 
 

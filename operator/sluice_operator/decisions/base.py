@@ -79,6 +79,8 @@ class Profile:
     tolerations: tuple[Mapping[str, Any], ...] = ()
     accelerator: str = ""
     """Extended resource of one accelerator per worker, e.g. `nvidia.com/gpu` or `amd.com/gpu`; empty on CPU."""
+    accelerator_memory: str = ""
+    """Memory of one accelerator, e.g. `80Gi`; runs that cannot fit are refused before they start."""
     resources: Mapping[str, str] = field(default_factory=dict)
     """Requests and limits of one worker, e.g. `cpu: "4"`, `memory: 16Gi`."""
     env: Mapping[str, str] = field(default_factory=dict)

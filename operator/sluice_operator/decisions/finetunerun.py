@@ -1,5 +1,6 @@
 """FineTuneRun: pins its data, trains through attempts that resume, publishes one adapter."""
 
+import re
 from typing import Any
 
 from sluice_api.contracts.base import DIGEST_PATTERN, ArtifactRef, ModelRef
@@ -9,7 +10,7 @@ from sluice_api.v1alpha1 import FineTuneRun, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, ConditionStatus
 from sluice_api.v1alpha1.finetunerun import AdapterStatus, FineTuneRunStatus, PinnedInputs, ProbeStatus
 from sluice_operator.decisions.attempts import Limits, refused, workers_within
-from sluice_operator.decisions.base import Decision, Now, Observed
+from sluice_operator.decisions.base import Decision, Now, Observed, Profile
 from sluice_operator.decisions.common import (
     Facts,
     Mood,
@@ -196,6 +197,7 @@ class _Rules:
             base_model=ModelRef(uri=source.uri, revision=source.revision, digest=attempt.inputs.get("baseModel")),
             parent=parent,
             use_gpu=bool(the_profile(facts).accelerator),
+            memory_bytes=worker_memory(the_profile(facts)),
         )
 
     def track(self, facts: Facts[FineTuneRun], status: FineTuneRunStatus, attempt: Attempt) -> FineTuneRunStatus:
@@ -251,6 +253,15 @@ class _Rules:
             more={ConditionType.SUCCEEDED: (ConditionStatus.TRUE, Reason.SUCCEEDED, message)},
         )
         return decided(facts, status, verdict)
+
+
+def worker_memory(profile: Profile) -> int | None:
+    """Return the bytes that a worker's model has: of its accelerator, else of the worker itself; None when unknown."""
+    text = profile.accelerator_memory if profile.accelerator else profile.resources.get("memory", "")
+    match = re.fullmatch(r"([0-9.]+)([kKMGT]?)(i?)", text)
+    if match is None:
+        return None
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
 
 
 def _probe_status(probe: ProbeResult) -> ProbeStatus:

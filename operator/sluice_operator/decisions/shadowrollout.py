@@ -41,7 +41,7 @@ from sluice_operator.decisions.shadowrollout_climb import RETRY, climb
 from sluice_operator.decisions.shadowrollout_end import again, ended, take_out, to_zero, with_actions
 from sluice_operator.decisions.shadowrollout_gates import with_approval
 from sluice_operator.decisions.shadowrollout_start import hold, start
-from sluice_operator.decisions.shadowrollout_view import Rollout, told
+from sluice_operator.decisions.shadowrollout_view import Rollout, adopts, told
 
 
 def decide(obj: ShadowRollout, observed: Observed, now: Now) -> Decision:
@@ -69,7 +69,10 @@ def decide(obj: ShadowRollout, observed: Observed, now: Now) -> Decision:
 def _with_actual(facts: Rollout, status: ShadowRolloutStatus) -> ShadowRolloutStatus:
     """Return the status with the weight that the router was last seen to have."""
     route = facts.observed.route
-    if route is None or route.problem not in (RouterProblem.NONE, RouterProblem.NOT_ACCEPTED):
+    known = {RouterProblem.NONE, RouterProblem.NOT_ACCEPTED}
+    if adopts(facts):
+        known.add(RouterProblem.FOREIGN_EDIT)
+    if route is None or route.problem not in known:
         return status
     actual = route.weight if route.exists else 0
     return status.model_copy(update={"weight": Weight(desired=status.weight.desired, actual=actual)})

@@ -252,6 +252,9 @@ def _carry_on(facts: Rollout, status: ShadowRolloutStatus, analysed: Analysed, o
     requeue = min(analysed.requeue_after or objection.requeue_after, objection.requeue_after)
     if facts.obj.spec.analysis.guards:
         requeue = min(requeue, POLL)
+    if adopts(facts):
+        # Watches see objects with our label alone, and somebody else's route has none.
+        requeue = min(requeue, facts.observed.settings.poll)
     if when is not None and facts.observed.profile is not None:
         if facts.now.instant >= when:
             status, requeue = begin(facts, status), AT_ONCE
