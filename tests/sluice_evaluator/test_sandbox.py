@@ -58,6 +58,11 @@ def test_a_right_solution_passes_and_a_wrong_one_does_not(sandbox: Sandbox) -> N
         ("float('nan')", 1.0, 1e-6, False),
         ("{2, 1}", {1, 2}, 0.0, True),
         ("frozenset({1})", {1}, 0.0, False),
+        ("{'a': [1]}", {"a": [1]}, 0.0, True),
+        ("{'a': True}", {"a": 1}, 0.0, False),
+        ("{'a': 1.0000001}", {"a": 1.0}, 1e-6, True),
+        ("{'a': 1, 'b': 2}", {"a": 1}, 0.0, False),
+        ("{'b': 1}", {"a": 1}, 0.0, False),
         ("b'a'", b"a", 0.0, True),
         ("1 + 2j", 1 + 2j, 0.0, True),
     ],
@@ -163,6 +168,30 @@ def test_an_unprivileged_user_has_the_same_fences() -> None:
     uid, *lines = done.stdout.split("\n")
     assert uid.split() == [str(1000 if prefix else os.getuid()), "True", "[]"]
     assert lines[:3] == ["True", "case 0: raised PermissionError", "hello"]
+
+
+RULED = """
+import os, socket
+from sluice_evaluator.sandbox import kernel
+abi, server = kernel.landlock_abi(), socket.create_server(("127.0.0.1", 0))
+address, client, other = server.getsockname(), socket.socket(), socket.socket()
+kernel.no_new_privileges()
+kernel.restrict_files(kernel.file_rules(abi, [("/usr", kernel.READ_EXECUTE)], "/tmp"))
+def refused(action):
+    try:
+        action()
+    except PermissionError:
+        return True
+    return False
+found = refused(lambda: client.connect(address)), refused(lambda: other.bind(("127.0.0.1", 0)))
+print(abi, *found, refused(lambda: os.kill(os.getppid(), 0)))
+"""
+
+
+def test_the_ruleset_alone_refuses_tcp_and_signals_where_the_kernel_knows_how() -> None:
+    done = subprocess.run([sys.executable, "-c", RULED], capture_output=True, text=True, check=True)
+    abi, *refused = done.stdout.split()
+    assert refused == [str(int(abi) >= 4), str(int(abi) >= 4), str(int(abi) >= 6)]
 
 
 def test_a_listening_server_is_not_reached(sandbox: Sandbox) -> None:

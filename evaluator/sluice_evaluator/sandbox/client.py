@@ -154,6 +154,10 @@ def _equal(found: Any, expected: Any, tolerance: float) -> bool:
         return len(found) == len(expected) and all(
             _equal(ours, theirs, tolerance) for ours, theirs in zip(found, expected, strict=True)
         )
+    if isinstance(expected, dict):
+        return len(found) == len(expected) and all(
+            key in found and _equal(found[key], value, tolerance) for key, value in expected.items()
+        )
     return bool(found == expected)
 
 

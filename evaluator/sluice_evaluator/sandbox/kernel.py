@@ -85,6 +85,7 @@ _SECCOMP_MODE_FILTER = 2
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS, _EAGAIN = 1, 38, 11
 
+_ALL_TCP, _ALL_SCOPES = 0b11, 0b11
 READ = 0b1100
 """Landlock rights: read files and list folders."""
 READ_EXECUTE = 0b1101
@@ -119,10 +120,24 @@ def _rights(abi: int) -> int:
     return {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}.get(abi, (1 << 16) - 1)
 
 
+def _ruleset_attributes(abi: int, handled: int) -> bytes:
+    """Write what a ruleset governs, as far as a version knows it: files, TCP, signals and abstract sockets.
+
+    No rule will grant TCP, so none is left from version 4 on; from version 6 on a process reaches only those that are
+    under the same ruleset by signals and abstract sockets.
+    """
+    fields = [handled]
+    if abi >= 4:
+        fields.append(_ALL_TCP)
+    if abi >= 6:
+        fields.append(_ALL_SCOPES)
+    return struct.pack(f"<{len(fields)}Q", *fields)
+
+
 def file_rules(abi: int, readable: list[tuple[str, int]], writable: str) -> int:
     """Make a Landlock ruleset: reading the listed trees and everything in one folder. Gives its descriptor."""
     handled = _rights(abi)
-    attributes = struct.pack("<Q", handled)
+    attributes = _ruleset_attributes(abi, handled)
     ruleset = _checked(
         _libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(len(attributes)), 0), "landlock_create_ruleset"
     )
