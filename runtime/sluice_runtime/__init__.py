@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Placement,
         RolloutFollower,
     )
+    from sluice_runtime.mirror import read_request
     from sluice_runtime.resolver import ChannelResolver, ResolverConfig
     from sluice_runtime.router import ShadowRouter
 
@@ -31,6 +32,7 @@ _MODULES = {
     "ServedModel": "follower",
     "ShadowRouter": "router",
     "TraceExporter": "exporter",
+    "read_request": "mirror",
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "ServedModel",
     "ShadowRouter",
     "TraceExporter",
+    "read_request",
 ]
 
 
