@@ -168,7 +168,9 @@ def resolve(facts: Facts[EvalRun], field: str, target: ModelTarget) -> EvalTarge
         if view is None or view.problem:
             why = view.problem if view is not None else "not read yet"
             return Objection(
-                reason=Reason.CHANNEL_UNREADABLE, message=f"{where} cannot be read: {why}", mood=Mood.WORKING
+                reason=Reason.CHANNEL_UNREADABLE,
+                message=f"{where} cannot be read: {why}. It is tried again; check spec.channels and the storage",
+                mood=Mood.WORKING,
             )
         if view.channel is None:
             return Objection(
