@@ -9,14 +9,18 @@ import pytest
 
 from manifests_for_tests import dataset
 from operators import until
+from private_corpus import private_samples
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.dataset import DatasetManifest
 from sluice_artifacts import fetch, join, open_store, read_manifest
+from sluice_traces.privacy import DetectorName
 from trace_factory import step, trace, write_trace
 from versions import part_rows, plain_text, runs
 
 EVERY_FEW_SECONDS = "* * * * * */4"
-SECRETS = ("kim.doe@example.com", "4111 1111 1111 1111", "AKIAIOSFODNN7EXAMPLE", "badge B-4711")
+BADGE = "badge B-4711"
+CORPUS = list(private_samples(seed=21, each=2))
+"""Made-up private texts of every kind that the detectors know."""
 
 
 @pytest.fixture
@@ -31,15 +35,15 @@ def bucket(s3_server, monkeypatch) -> str:
 
 
 def arrive(bucket: str, folder: Path, first: int, count: int) -> None:
-    """Traces of that many runs arrive; one in three holds something private, and one file is cut."""
+    """Traces of that many runs arrive, each with private text of the corpus in every field; one file is cut."""
     for number in range(first, first + count):
-        private = SECRETS[number % len(SECRETS)] if number % 3 == 0 else "a kettle"
-        document = trace(
-            f"run-{number:03d}",
-            f"tenant-{number % 2}",
-            [step(0, intent=f"thing {number}: {private}"), step(1, intent=f"thing {number} again", data=private)],
-            started_at=f"2026-11-01T00:{number:02d}:00Z",
-        )
+        one, two = (CORPUS[(2 * number + offset) % len(CORPUS)].text for offset in (0, 1))
+        steps = [
+            step(0, intent=f"thing {number}: {one}", reasoning=two, envelope={"prompt": one}),
+            step(1, intent=f"thing {number} again, {BADGE}", data=one, predicted_outcome=f"Shows {two}."),
+        ]
+        started = f"2026-11-01T00:{number:02d}:00Z"
+        document = trace(f"run-{number:03d}", f"tenant-{number % 2}", steps, started_at=started, session_name=one)
         write_trace(folder, document, screens=number == first)
     (folder / "tenant-0" / f"cut-{first}.json").write_text("{")
     store = open_store(f"s3://{bucket}/")
@@ -68,7 +72,8 @@ def test_new_traces_become_versions_on_schedule(place, bucket, s3_server, jobs_a
         assert (first["traces"], first["badFiles"], first["badReasons"]) == (12, 1, {"truncated_json": 1})
         assert first["labels"]["positive"] == first["rows"] + first["holdoutRows"] == 24
         assert first["reasons"] == {"gate_verify_pass": 12, "success_with_observed_delta": 12}
-        assert first["redactions"] == {"badge": 1, "card": 1, "email": 1, "secret": 1}
+        assert set(first["redactions"]) == {"badge", *(name.value for name in DetectorName)}
+        assert first["redactions"]["badge"] == 12
         assert sum(first["tenants"].values()) == first["rows"] == first["newRows"]
         assert first["screens"] == 1
 
@@ -131,6 +136,6 @@ def check_silence(place, bucket: str, jobs_api, metrics: str, tmp_path: Path) ->
     said.append(plain_text(folder))
     text = "\n".join(said)
     assert "EMAIL_1" in text and "BADGE_1" in text
-    for private in SECRETS:
-        assert private.removeprefix("badge ") not in text
+    for private in [BADGE.removeprefix("badge "), *(sample.private for sample in CORPUS)]:
+        assert private not in text
         assert json.dumps(private)[1:-1] not in text

@@ -2,8 +2,9 @@
 
 What is held out comes before what is trained on: a row to train on that says what a held-out row says would spoil the
 comparison, so the row to train on goes. But what the parent version trained on comes before what is newly held out: a
-model of this lineage has seen it, so it is no test any more, and the held-out row goes. Text decides, without the system turn that all rows share; rows with a screenshot are the same
-only with the same screenshot, and are never near-duplicates, since words do not tell how alike two pictures are.
+model of this lineage has seen it, so it is no test any more, and the held-out row goes. Text decides, without the
+system turn that all rows share; rows with a screenshot are the same only with the same screenshot, and are never
+near-duplicates, since words do not tell how alike two pictures are.
 """
 
 import hashlib

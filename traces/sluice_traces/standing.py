@@ -1,4 +1,4 @@
-"""Appending to a standing set: rows of the version before, whose traces the source has no more, taken over unchanged."""
+"""Appending to a standing set: rows of the version before whose traces are gone, taken over unchanged."""
 
 from collections.abc import Iterator
 from itertools import groupby
