@@ -5,6 +5,7 @@ leave weight on a candidate that has not earned it.
 """
 
 import json
+import random
 import re
 import threading
 from contextlib import ExitStack
@@ -93,29 +94,60 @@ CANDIDATES = {
 
 
 def test_every_candidate_ends_as_it_should(proved):
-    adapter = proved.status("finetunerun", "run")["adapter"]["digest"]
+    roll_out_all(proved)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(6))
+def test_every_candidate_ends_as_it_should_whenever_the_operator_dies(place, seed):
+    place.profiles(live={"FAST_SHADOW": "analyze"})
+    operator, rng, end = place.operator(), random.Random(seed), threading.Event()
+    operator.start()
+    place.apply(*chain(place.uri)[:4])
+    place.wait_phase("promotionscorecard", "card", "Passed")
+
+    def die_now_and_then() -> None:
+        while not end.wait(rng.uniform(0.3, 6.0)):
+            operator.kill()
+            operator.start(wait=False)
+
+    killer = threading.Thread(target=die_now_and_then)
+    killer.start()
+    try:
+        roll_out_all(place, timeout_s=600)
+    finally:
+        end.set()
+        killer.join()
+        operator.kill()
+    assert operator.starts > 5
+    assert len(place.jobs()) == len(set(place.jobs()))
+
+
+def roll_out_all(place, timeout_s=150):
+    """Roll every candidate out at once, each to its own agent, and check how each ends."""
+    adapter = place.status("finetunerun", "run")["adapter"]["digest"]
     with ExitStack() as stack:
         agents = {
             name: stack.enter_context(
-                Agent(proved.kubeconfig, proved.namespace, f"{name}-router", f"{proved.uri}live/{name}/", rate)
+                Agent(place.kubeconfig, place.namespace, f"{name}-router", f"{place.uri}live/{name}/", rate)
             )
             for name, (rate, _) in CANDIDATES.items()
         }
         for name in CANDIDATES:
             options = {"onInconclusive": "Rollback", "analysis": {"maxDuration": "15s"}} if name == "silent" else {}
-            proved.apply(live(proved, name, **options))
+            place.apply(live(place, name, **options))
         phases = ("Completed", "RolledBack")
-        ends = {name: proved.wait_phase("shadowrollout", name, *phases, timeout_s=150) for name in CANDIDATES}
+        ends = {name: place.wait_phase("shadowrollout", name, *phases, timeout_s=timeout_s) for name in CANDIDATES}
         until(lambda: all(agent.seen[-1] == 0 for agent in agents.values()), what="every agent follows the end")
     for name, (_, expected) in CANDIDATES.items():
         status = ends[name]
         assert (status["phase"], status["reason"]) == expected, (name, status["message"])
         promoted = expected[0] == "Completed"
-        assert serving(proved, name).digest == (adapter if promoted else STABLE_DIGEST)
-        assert share(proved, name) == 0
+        assert serving(place, name).digest == (adapter if promoted else STABLE_DIGEST)
+        assert share(place, name) == 0
         raised = [weight for weight in agents[name].seen if weight]
         assert raised == ([50.0, 100.0] if promoted or name == "flapping" else [50.0]), name
-    assert serving(proved, "good").last_good == STABLE_DIGEST
+    assert serving(place, "good").last_good == STABLE_DIGEST
     assert re.search(r"\d+ of \d+ candidate runs escalated", ends["worse"]["message"])
     assert ends["silent"]["evidence"]["verdict"] == "NoData"
 
