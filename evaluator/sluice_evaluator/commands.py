@@ -57,7 +57,7 @@ def run_suite(args: argparse.Namespace) -> int:
             runner: PredictRunner | ChatRunner = PredictRunner(client, args.runner, token=token)
             if args.chat_model:
                 runner = ChatRunner(client, args.runner, model=args.chat_model, token=token)
-            name = args.name or Path(args.tasks.removeprefix(BUILTIN_PREFIX)).stem
+            name = args.name or (suite.source if args.tasks.startswith(BUILTIN_PREFIX) else Path(args.tasks).stem)
             arm = Arm(name=name, runner=runner, model_digest=args.model_digest)
             return (await evaluate([arm], suite.tasks, config, journal=journal, on_progress=progress))[0]
 

@@ -55,6 +55,15 @@ def test_run_prints_json_and_takes_name_and_token(tmp_path: Path, capsys) -> Non
     assert json.loads(capsys.readouterr().out)["name"] == "nightly"
 
 
+def test_a_made_suite_never_passes_for_the_benchmark_whose_format_it_has(tmp_path: Path) -> None:
+    output = tmp_path / "o.json"
+    with AgentServer(lambda body, call: {"success": True, "output": "pass"}) as server:
+        arguments = ("--tasks", "builtin:humaneval", "--output", str(output), "--runner", server.url)
+        assert sluice("eval", "run", *arguments) == 0
+    document = json.loads(output.read_text())
+    assert (document["name"], document["pass_count"]) == ("humaneval-format", 0)
+
+
 def test_run_that_judged_nothing_is_2_and_a_failing_model_is_0(tmp_path: Path) -> None:
     tasks, output = write(tmp_path / "t.json", TASKS), str(tmp_path / "o.json")
     common = ("eval", "run", "--tasks", tasks, "--output", output, "--attempts", "1")
