@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sluice_evaluator.statistics import AlphaSpending, SequentialConfig, log_harm, log_safe, mcnemar
+from sluice_evaluator.statistics import AlphaSpending, SequentialConfig, log_harm, log_safe, mcnemar, paired_e_value
 from sluice_evaluator.statistics.planning import simulate_blocks
 from sluice_evaluator.statistics.sequential import Blocks, Floats
 
@@ -78,6 +78,27 @@ def evaluations(simulations: int, seed: int) -> Iterator[Row]:
     yield Row(
         question=question, rule="alpha spending, .05 in all", rate=float(spent), simulations=simulations, bound=0.05
     )
+
+
+def peeking(simulations: int, seed: int) -> Iterator[Row]:
+    """One evaluation that is looked at after every task, and ended when it looks good."""
+    generator = np.random.default_rng(seed)
+    draws = generator.random((simulations, TASKS))
+    wins = np.cumsum(draws < DISCORDANT / 2, axis=1)
+    losses = np.cumsum((draws >= DISCORDANT / 2) & (draws < DISCORDANT), axis=1)
+    most = int(max(wins.max(), losses.max())) + 1
+    grid = [(w, lost) for w in range(most) for lost in range(most)]
+    p_values = np.array([mcnemar(w, lost, "greater") for w, lost in grid]).reshape(most, most)[wins, losses]
+    e_values = np.array([paired_e_value(w, lost) for w, lost in grid]).reshape(most, most)[wins, losses]
+    question = "equal candidate is called Better at some look, one after every task"
+    for rule, called, bound in (
+        ("seed: wins > losses", wins > losses, None),
+        ("exact McNemar at .05", p_values <= 0.05, None),
+        ("paired e-value ≥ 20", e_values >= 20.0, 0.05),
+    ):
+        yield Row(
+            question=question, rule=rule, rate=float(called.any(axis=1).mean()), simulations=simulations, bound=bound
+        )
 
 
 def _ever_passes(drawn: Blocks) -> Floats:

@@ -41,6 +41,7 @@ def decide(simulations: int, seed: int) -> list[decisions.Row]:
     def lines() -> Iterator[str]:
         for row in (
             *decisions.evaluations(simulations, seed),
+            *decisions.peeking(simulations, seed),
             *decisions.one_look(simulations, seed),
             *decisions.rollouts(simulations, seed),
             *decisions.whole_chain(simulations, seed),

@@ -16,6 +16,7 @@ from sluice_evaluator.statistics import (
     mcnemar,
     newcombe_paired,
     paired_bootstrap,
+    paired_e_value,
     paired_minimum_detectable_effect,
 )
 
@@ -152,6 +153,7 @@ def compare(baseline: EvalReport, candidate: EvalReport, config: CompareConfig |
         interval=(interval.low, interval.high),
         verdict=_verdict(wins - losses, p_value, interval, settings),
         alpha=settings.alpha,
+        e_value=paired_e_value(wins, losses) if pairs.clusters is None else None,
         infra_excluded=pairs.infra,
         suite_digest=candidate.suite_digest,
         candidate_digest=candidate.model_digest,
@@ -170,6 +172,8 @@ def describe(report: CompareReport) -> str:
         f"  exact McNemar p = {report.p_value:.4f}; 95 % interval of the paired difference {low:+.1%} to {high:+.1%}",
         f"  smallest difference that this could show: {report.minimum_detectable_effect:.1%}",
     ]
+    if report.e_value is not None:
+        lines.append(f"  e-value of better, valid whenever it is looked at: {report.e_value:.3g}")
     for name, tasks in (("regressions", report.regressions), ("improvements", report.improvements)):
         if tasks:
             shown = ", ".join(tasks[:12]) + (f", … and {len(tasks) - 12} more" if len(tasks) > 12 else "")

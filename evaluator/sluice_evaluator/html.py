@@ -239,6 +239,7 @@ def compare_page(report: CompareReport, baseline: EvalReport, candidate: EvalRep
         ("paired difference", f"{delta:+.1%}, 95 % interval {low:+.1%} to {high:+.1%}{gauge}"),
         ("exact test, two-sided", f"p = {report.p_value:.4f} at a level of {report.alpha:.4f}"),
         ("smallest difference that this could show", f"{report.minimum_detectable_effect:.1%}"),
+        ("e-value of better, valid at any look", "—" if report.e_value is None else f"{report.e_value:.3g}"),
         (
             "tasks",
             f"{report.common_task_count} judged on both sides: {report.candidate_wins} wins, "

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 
 from sluice_evaluator.statistics import (
     AlphaSpending,
@@ -16,6 +16,7 @@ from sluice_evaluator.statistics import (
     mcnemar,
     newcombe_paired,
     paired_bootstrap,
+    paired_e_value,
     paired_minimum_detectable_effect,
     paired_sample_size,
     two_arm_sample_size,
@@ -31,6 +32,29 @@ def test_mcnemar_is_the_binomial_test(wins: int, losses: int) -> None:
     for alternative in ("two-sided", "greater", "less"):
         expected = stats.binomtest(wins, n, 0.5, alternative=alternative).pvalue
         assert mcnemar(wins, losses, alternative) == pytest.approx(min(1.0, expected), rel=1e-7, abs=1e-12)
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_the_paired_e_value_is_a_martingale_between_equals_and_falls_for_the_worse(wins: int, losses: int) -> None:
+    now, won, lost = paired_e_value(wins, losses), paired_e_value(wins + 1, losses), paired_e_value(wins, losses + 1)
+    assert (won + lost) / 2 == pytest.approx(now, rel=1e-9)
+    assert 0.3 * won + 0.7 * lost <= now * (1 + 1e-9)
+
+
+def test_the_paired_e_value_by_integration_and_by_enumeration() -> None:
+    assert paired_e_value(0, 0) == 1.0
+    for wins, losses in ((5, 0), (9, 1), (30, 30), (2, 12)):
+        likelihood = lambda rate, w=wins, n=losses: 2 * rate**w * (1 - rate) ** n * 2.0 ** (w + n)  # noqa: E731
+        exact = integrate.quad(likelihood, 0.5, 1.0)[0]
+        assert paired_e_value(wins, losses) == pytest.approx(exact, rel=1e-8)
+    # of all ways in which ten discordant pairs may fall, few ever reach 20
+    reached = sum(
+        any(paired_e_value(sum(way[:k]), k - sum(way[:k])) >= 20 for k in range(11))
+        for way in product((0, 1), repeat=10)
+    )
+    assert 0 < reached / 2**10 <= 0.05
+    with pytest.raises(ValueError, match="negative"):
+        paired_e_value(-1, 0)
 
 
 @pytest.mark.parametrize(("losses", "wins"), [(0, 5), (1, 7), (2, 9), (3, 10)])

@@ -171,6 +171,9 @@ class CompareReport(Contract):
     """What the evidence shows."""
     alpha: float = 0.05
     """Two-sided level of the verdict; smaller where a lineage's budget is spent over many candidates."""
+    e_value: float | None = None
+    """Evidence that the candidate is better, by tasks that are independent: valid whenever it is looked at, 20 or more
+    rejects at .05. None where tasks come in clusters."""
     infra_excluded: int = 0
     """Tasks left out because one side could not be judged."""
     suite_digest: str = ""

@@ -25,6 +25,7 @@ from sluice_evaluator.statistics.paired import (
     mcnemar,
     newcombe_paired,
     paired_bootstrap,
+    paired_e_value,
 )
 from sluice_evaluator.statistics.planning import (
     DISCORDANT_SHARE,
@@ -65,6 +66,7 @@ __all__ = [
     "mcnemar",
     "newcombe_paired",
     "paired_bootstrap",
+    "paired_e_value",
     "paired_minimum_detectable_effect",
     "paired_sample_size",
     "regularized_incomplete_beta",

@@ -13,6 +13,7 @@ from sluice_evaluator.statistics.binomial import Interval, binomial_cdf, wilson
 
 _EXACT_CLUSTERS = 14
 _FLIPS = 20_000
+_MOST_LOG = 700.0
 
 
 def mcnemar(wins: int, losses: int, alternative: Literal["two-sided", "greater", "less"] = "two-sided") -> float:
@@ -38,6 +39,28 @@ def mcnemar(wins: int, losses: int, alternative: Literal["two-sided", "greater",
     if alternative == "less":
         return at_most
     return min(1.0, 2.0 * min(at_most, at_least))
+
+
+def paired_e_value(wins: int, losses: int) -> float:
+    """Evidence that the candidate wins more than it loses, which may be looked at after every task.
+
+    The likelihood of the discordant pairs, averaged over win rates between 1/2 and 1, over that of 1/2: a martingale
+    where neither model is better, a supermartingale where the candidate is worse. So it ever exceeds `1 / alpha` with
+    probability at most `alpha` (Ville 1939; mixtures: Robbins 1970), and the values of several evaluations of one
+    candidate may be multiplied.
+
+    `2^(n + 1) B(wins + 1, losses + 1) P(X <= wins)` with `X` Binomial(n + 1, 1/2) and `n` discordant pairs.
+
+    Returns:
+        The e-value; 1.0 without a discordant pair.
+    """
+    if wins < 0 or losses < 0:
+        raise ValueError(f"counts cannot be negative, got {wins} wins and {losses} losses")
+    discordant = wins + losses
+    log_beta = math.lgamma(wins + 1) + math.lgamma(losses + 1) - math.lgamma(discordant + 2)
+    tail = binomial_cdf(wins, discordant + 1, 0.5)
+    log_value = (discordant + 1) * math.log(2.0) + log_beta + (math.log(tail) if tail > 0.0 else -math.inf)
+    return math.exp(min(log_value, _MOST_LOG))
 
 
 def newcombe_paired(both: int, wins: int, losses: int, neither: int, confidence: float = 0.95) -> Interval:
