@@ -26,6 +26,7 @@ def train_settings(spec: FineTuneRunSpec) -> dict[str, Any]:
         "max_steps": spec.optimizer.max_steps,
         "max_length": spec.sequence.max_length,
         "packing": spec.sequence.packing,
+        "activation_checkpointing": spec.sequence.activation_checkpointing,
         "phases": [
             {
                 "until": phase.until,

@@ -46,6 +46,7 @@ class ProfileDocument(BaseModel):
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
     accelerator: Annotated[str, StringConstraints(pattern=r"^([a-z0-9.-]+/[A-Za-z0-9._-]+)?$")] = ""
+    accelerator_memory: Annotated[str, StringConstraints(pattern=r"^([0-9]+(\.[0-9]+)?(M|Mi|G|Gi|T|Ti))?$")] = ""
     resources: dict[str, Quantity] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
     env_from: tuple[str, ...] = ()
@@ -60,6 +61,8 @@ class ProfileDocument(BaseModel):
             raise ValueError("address: the backend ray needs the URL of the Ray dashboard")
         if self.backend is not Backend.RAY and not self.image:
             raise ValueError(f"image: the backend {self.backend.value} needs a container image")
+        if self.accelerator_memory and not self.accelerator:
+            raise ValueError("acceleratorMemory: there is no accelerator; a worker's own memory is resources.memory")
         return self
 
 

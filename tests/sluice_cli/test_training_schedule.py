@@ -137,17 +137,17 @@ def test_each_rule_ends_a_run_for_its_reason(place: Workplace, prober: Any, reas
 def test_form_and_correctness_are_judged_apart(tmp_path: Path) -> None:
     """Python that parses, JSON, a diff, a sentence that ends: right or wrong, these have a form."""
     good = {
-        "python": "```python\ndef wrong(x):\n    return x\n```",
-        "json": '[{"name": "nothing", "arguments": {}}]',
-        "diff": "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n",
-        "shell": "echo hello",
+        "python_cases": "```python\ndef wrong(x):\n    return x\n```",
+        "json_calls": '[{"name": "nothing", "arguments": {}}]',
+        "diff_applies_fuzzy": "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n",
     }
+    kinds = [task.criteria[0].type for task in load("builtin:smoke-8").tasks]
+    assert set(good) < set(kinds)
 
     def answers(form: bool) -> Answers:
         def answer(prompts: Sequence[Prompt], /) -> list[Answer]:
-            kinds = ["python", "python", "json", "json", "diff", "shell", "shell", "shell"]
             assert len(prompts) == len(kinds)
-            return [Answer(text=good[kind] if form else "def ((", stopped=form) for kind in kinds]
+            return [Answer(text=good.get(kind, "hello") if form else "def ((", stopped=form) for kind in kinds]
 
         return answer
 

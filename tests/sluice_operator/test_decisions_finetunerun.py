@@ -6,6 +6,7 @@ from decisionworld import DecisionWorld, digest
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.jobs import FailureClass, ProbeResult, Result, StopReason, TrainOutput
 from sluice_operator.decisions.base import Backend, JobState, Profile, SetFinalizer, StopJob
+from sluice_operator.decisions.finetunerun import worker_memory
 
 KIND, NAME = "FineTuneRun", "agent-a1"
 DATA, BASE, ADAPTER = digest(1), digest(2), digest(3)
@@ -435,6 +436,20 @@ def test_a_gpu_profile_asks_for_gpus(world):
     world.edit(KIND, NAME, profile="a100")
     world.settle(KIND, NAME)
     assert world.inputs[world.newest_job(KIND, NAME)].use_gpu
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"accelerator": "nvidia.com/gpu", "accelerator_memory": "80Gi", "resources": {"memory": "96Gi"}}, 80 * 2**30),
+        ({"accelerator": "amd.com/gpu", "resources": {"memory": "96Gi"}}, None),
+        ({"resources": {"memory": "1.5G"}}, 1_500_000_000),
+        ({"resources": {"memory": "1000"}}, 1000),
+        ({}, None),
+    ],
+)
+def test_a_workers_memory_is_its_accelerators_or_its_own(fields, expected):
+    assert worker_memory(Profile(name="p", backend=Backend.KUBERAY, **fields)) == expected
 
 
 def test_the_same_facts_give_the_same_decision(world):

@@ -44,6 +44,9 @@ numCpus: 4
         pytest.param(GOOD + "maxWorkers: 0\n", "maxWorkers: Input should be greater than or equal to 1", id="ceiling"),
         pytest.param(GOOD + "podTemplate: {}\n", "podTemplate: Extra inputs are not permitted", id="a free template"),
         pytest.param(GOOD + "resources: {memory: lots}\n", "resources.memory: String should match", id="quantity"),
+        pytest.param(
+            GOOD + "acceleratorMemory: 80Gi\n", "acceleratorMemory: there is no accelerator", id="memory of none"
+        ),
         pytest.param(GOOD + "accelerator: GPU\n", "accelerator: String should match", id="accelerator"),
         pytest.param("backend: [\n", "no YAML:", id="broken YAML"),
         pytest.param("just a text\n", "Input should be", id="no mapping"),

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from sluice_api.contracts.jobs import FailureClass, ProbeResult
 from sluice_artifacts import ObjectInfo, Store, UnreachableError, open_store
 from sluice_artifacts.reporting import WorkerError
-from sluice_trainer.checkpoint import COMPLETE_FILE, FAILURE_LIMIT, AdapterNames, Checkpointer, peft_names
+from sluice_trainer.checkpoint import COMPLETE_FILE, FAILURE_LIMIT, AdapterNames, Checkpointer, best_step, peft_names
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot
 
 NAMES = AdapterNames(config=b"{}", by_parameter={"a.default.weight": "a.weight", "b.default.weight": "b.weight"})
@@ -196,6 +197,21 @@ def test_a_last_checkpoint_that_must_succeed_says_when_it_did_not(tmp_path: Path
     target.save(lambda: pending(1))
     with pytest.raises(WorkerError, match="checkpoints cannot be written"):
         target.wait(must_succeed=True)
+
+
+def test_the_checkpoint_of_the_best_probe_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    target = checkpointer(tmp_path, keep=1)
+    rates = {0: 0.9, 1: 0.1, 2: 0.5, 3: None, 4: 0.5, 5: 0.3}
+    shown: list[ProbeResult] = []
+    for step, rate in rates.items():
+        shown.append(ProbeResult(step=step, tasks=10, judged=10, passed=0, pass_rate=rate, syntax_rate=1.0))
+        if step:
+            future: Future[Snapshot] = Future()
+            future.set_result(replace(snapshot(step), probes=tuple(shown)))
+            target.save(lambda step=step, future=future: PendingSnapshot(step, future))
+    target.wait()
+    assert folders(tmp_path) == ["step-00000002.attempt-1", "step-00000005.attempt-1"]
+    assert best_step(()) is None
 
 
 def test_keeping_none_is_refused(tmp_path: Path) -> None:

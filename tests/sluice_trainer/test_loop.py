@@ -9,76 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from sluice_api.contracts.dataset import SftRow
-from sluice_api.contracts.jobs import FailureClass, ProbeResult
+from loop_runs import Recorder, config, make_plan, make_recipe, run, weights
+from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
-from sluice_trainer.attention import IMPLEMENTATION
 from sluice_trainer.group import Alone, Group
-from sluice_trainer.loop import LoopConfig, StepRecord, Trained, train
-from sluice_trainer.model import LoraSettings, add_adapter, trained_parameters
-from sluice_trainer.plan import Plan, PlanConfig, build_plan
-from sluice_trainer.recipes import SftRecipe, sft_sizes
+from sluice_trainer.loop import Trained
+from sluice_trainer.recipes import SftRecipe
 from sluice_trainer.schedule import Schedule
-from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
-from sluice_trainer.tokenise import tokenize_rows
-from tiny_models import sft_row, tiny_model, tiny_tokenizer
+from sluice_trainer.snapshot import Snapshot
 
 GOLDEN = Path(__file__).parent / "golden" / "sft_losses.json"
-CPU = torch.device("cpu")
-DOCUMENTS = tokenize_rows([SftRow.model_validate(sft_row(number)) for number in range(24)], tiny_tokenizer())
-
-
-class Recorder:
-    """Keeps what the loop tells; asks to stop after a step."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.records: list[StepRecord] = []
-        self.pending: dict[int, PendingSnapshot] = {}
-        self.stop_after = stop_after
-
-    def step_done(self, record: StepRecord) -> None:
-        self.records.append(record)
-
-    def stop_requested(self) -> bool:
-        return len(self.records) + 1 == self.stop_after
-
-    def checkpoint(self, step: int, take: Take) -> None:
-        pending = take()
-        assert pending.step == step
-        self.pending[step] = pending
-
-    def probe(self, step: int) -> ProbeResult:
-        raise AssertionError(f"no probe is due at step {step}")
-
-    @property
-    def snapshots(self) -> dict[int, Snapshot]:
-        """Looked at only after training went on: a snapshot that later steps changed would show."""
-        return {step: pending.result() for step, pending in self.pending.items()}
-
-
-def make_plan(**options: Any) -> Plan:
-    settings = {"seed": 5, "max_length": 300, "tokens_per_step": 700, "epochs": 2} | options
-    return build_plan(sft_sizes(DOCUMENTS), PlanConfig(**settings))
-
-
-def make_recipe(dropout: float = 0.0) -> SftRecipe:
-    base = tiny_model(tiny_tokenizer()).requires_grad_(False)
-    base.set_attn_implementation(IMPLEMENTATION)
-    model = add_adapter(base, LoraSettings(rank=8, alpha=16, dropout=dropout), seed=5)
-    return SftRecipe(model, DOCUMENTS, trained_parameters(model), CPU)
-
-
-def config(plan: Plan, every: int = 1, peak: float = 5e-3) -> LoopConfig:
-    return LoopConfig(schedule=Schedule(peak=peak, steps=len(plan.steps), warmup_ratio=0.2), checkpoint_every=every)
-
-
-def weights(recipe: SftRecipe) -> torch.Tensor:
-    return torch.cat([parameter.detach().reshape(-1) for parameter in recipe.parameters.values()])
-
-
-def run(recipe: SftRecipe, hooks: Recorder, **options: Any) -> Trained:
-    plan = options.pop("plan", None) or make_plan()
-    return train(plan, hooks, recipe=recipe, config=options.pop("config", None) or config(plan), **options)
 
 
 @pytest.fixture(scope="module")

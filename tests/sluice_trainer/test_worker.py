@@ -1,5 +1,6 @@
 """A job from end to end without Ray: the adapter, its manifest, and every refusal."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,16 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sluice_api.contracts.base import ArtifactRef, ModelRef
+from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass, Progress, TrainJob, TrainOutput
 from sluice_api.contracts.models import AdapterManifest
 from sluice_artifacts import digest_tree, read_manifest
 from sluice_artifacts.reporting import run_worker
 from sluice_trainer import worker
+from sluice_trainer.plan import build_plan
+from sluice_trainer.recipes import sft_sizes
+from sluice_trainer.settings import check_job
+from sluice_trainer.tokenise import tokenize_rows
 from tiny_models import publish_rows, save_base, sft_row
 from training_jobs import Workplace
 
@@ -71,6 +77,13 @@ def test_the_adapter_loads_in_peft_and_its_manifest_says_where_it_comes_from(pla
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {
         entry.path for entry in manifest.files
     }
+    for entry in manifest.files:
+        data = (folder(output.adapter) / entry.path).read_bytes()
+        assert (entry.sha256, entry.size) == (hashlib.sha256(data).hexdigest(), len(data))
+    rows = [SftRow.model_validate(sft_row(number)) for number in range(30)]
+    sizes = sft_sizes(tokenize_rows(rows, AutoTokenizer.from_pretrained(place.base)))
+    assert manifest.data_plan == build_plan(sizes, check_job(job).plan).digest
+    assert manifest.parent is None
     config = json.loads((folder(output.adapter) / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == job.base_model.uri
     assert config["target_modules"] == manifest.target_modules

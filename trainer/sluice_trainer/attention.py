@@ -122,18 +122,23 @@ def document_attention(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    outputs = []
-    for segment in layout.segments:
-        own = slice(segment.start, segment.end)
-        keys, values = key[:, :, own], value[:, :, own]
+    # Split, not sliced: a slice's gradient would be a whole row of zeros for every document.
+    lengths = [segment.end - segment.start for segment in layout.segments]
+    parts = zip(layout.segments, *(torch.split(each, lengths, dim=2) for each in (query, key, value)), strict=True)
+    outputs: list[torch.Tensor] = []
+    last: tuple[Segment, torch.Tensor, torch.Tensor] | None = None
+    for segment, queries, keys, values in parts:
         if segment.prefix_length:
-            before = slice(*segment.prefix)
-            keys = torch.cat([key[:, :, before], keys], dim=2)
-            values = torch.cat([value[:, :, before], values], dim=2)
+            assert last is not None, "a prefix lies in a segment before"
+            before = slice(segment.prefix[0] - last[0].start, segment.prefix[1] - last[0].start)
+            keys = torch.cat([last[1][:, :, before], keys], dim=2)
+            values = torch.cat([last[2][:, :, before], values], dim=2)
+        else:
+            last = (segment, keys, values)
         mask = _mask(segment, sliding_window, query.device)
         outputs.append(
             scaled_dot_product_attention(
-                query[:, :, own],
+                queries,
                 keys,
                 values,
                 attn_mask=mask,

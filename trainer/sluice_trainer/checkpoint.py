@@ -18,7 +18,7 @@ import logging
 import re
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,7 +170,7 @@ class Checkpointer:
                 entries.append(FileEntry(path=path.name, sha256=sha256, size=path.stat().st_size))
         manifest = CheckpointManifest(fingerprint=self._fingerprint, step=snapshot.step, files=entries)
         self._store.write(join(folder, COMPLETE_FILE), canonical_json(manifest))
-        self._prune()
+        self._prune(best_step(snapshot.probes))
 
     def _files(self, snapshot: Snapshot, scratch: Path) -> list[Path]:
         adapter = {self._names.by_parameter[name]: tensor for name, tensor in snapshot.parameters.items()}
@@ -216,8 +216,11 @@ class Checkpointer:
                 found.append((int(match[1]), int(match[2]), info.uri.removesuffix(COMPLETE_FILE)))
         return found
 
-    def _prune(self) -> None:
-        """Delete what is older than the newest `keep`, `complete.json` first, and what a killed attempt left behind."""
+    def _prune(self, best: int | None) -> None:
+        """Delete what is older than the newest `keep`, `complete.json` first, and what a killed attempt left behind.
+
+        The checkpoint of the best probe stays, however old.
+        """
         steps = sorted({step for step, _, _ in self._complete()}, reverse=True)
         if len(steps) < self._keep:
             return
@@ -225,7 +228,7 @@ class Checkpointer:
         old = [
             info.uri
             for info in self._store.list(self._uri)
-            if (match := _FOLDER.search(info.uri)) and int(match[1]) < oldest
+            if (match := _FOLDER.search(info.uri)) and int(match[1]) < oldest and int(match[1]) != best
         ]
         for uri in sorted(old, key=lambda each: not each.endswith(COMPLETE_FILE)):
             self._store.delete(uri)
@@ -237,6 +240,12 @@ class _NotOursError(Exception):
 
 def _is_random(name: str) -> bool:
     return name.startswith("random/")
+
+
+def best_step(probes: Sequence[ProbeResult]) -> int | None:
+    """Step of the first probe with the highest pass rate, the baseline aside; None where none could be judged."""
+    judged = [probe for probe in probes if probe.pass_rate is not None and probe.step > 0]
+    return max(judged, key=lambda probe: (probe.pass_rate or 0.0, -probe.step)).step if judged else None
 
 
 def peft_names(parameters: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:

@@ -13,6 +13,7 @@ are computed once, before the first step.
 """
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from torch.nn.functional import logsigmoid
 
 from sluice_api.contracts.dataset import PreferenceRow, Turn
 from sluice_trainer.attention import RowLayout
+from sluice_trainer.flops import Load
 from sluice_trainer.group import Group
 from sluice_trainer.head import scored_losses
 from sluice_trainer.plan import DocumentSize
@@ -95,14 +97,28 @@ def pair_sizes(pairs: Sequence[Pair]) -> list[DocumentSize]:
 
 def answer_log_probabilities(model: Any, pairs: Sequence[Pair], device: torch.device) -> torch.Tensor:
     """Log-probabilities of chosen and rejected answers of pairs packed into one row, in nats, shape `[pairs, 2]`."""
+    return _answered(model, *pack_pairs(pairs, device))
+
+
+def _answered(
+    model: Any, inputs: dict[str, Any], predictors: torch.Tensor, targets: torch.Tensor, owners: torch.Tensor
+) -> torch.Tensor:
+    losses = scored_losses(model, inputs, predictors, targets)
+    answers = len(inputs["row_layout"].segments)
+    totals = torch.zeros(answers, dtype=losses.dtype, device=losses.device).index_add(0, owners, losses)
+    return -totals.view(-1, 2)
+
+
+def pack_pairs(
+    pairs: Sequence[Pair], device: torch.device
+) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pairs as one row: what `forward` takes, the places that predict answers' tokens, those tokens, whose they are."""
     ids = torch.from_numpy(
         np.concatenate([part for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)])
     )
     predictors, targets, owners = _scored_places(pairs)
     inputs = row_inputs(ids.to(device), RowLayout.of_pairs([pair.lengths for pair in pairs]))
-    losses = scored_losses(model, inputs, predictors.to(device), ids[targets].to(device))
-    totals = torch.zeros(2 * len(pairs), dtype=losses.dtype, device=device).index_add(0, owners.to(device), losses)
-    return -totals.view(len(pairs), 2)
+    return inputs, predictors.to(device), ids[targets].to(device), owners.to(device)
 
 
 def _scored_places(pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -191,6 +207,7 @@ class DpoRecipe:
     ) -> None:
         """Keep the model, the pairs that rows refer to, and `reference`, of shape `[pairs, 2]`."""
         self.parameters = parameters
+        self.data_seconds = 0.0
         self._model = model
         self._pairs = pairs
         self._reference = reference
@@ -200,7 +217,10 @@ class DpoRecipe:
     def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
         """Gradients of the row's share of the mean loss per pair; the row's sums."""
         pairs = [self._pairs[number] for number in row]
-        policy = answer_log_probabilities(self._model, pairs, self._device)
+        started = time.perf_counter()
+        packed = pack_pairs(pairs, self._device)
+        self.data_seconds += time.perf_counter() - started
+        policy = _answered(self._model, *packed)
         rewards = self._beta * (policy - self._reference[list(row)].to(self._device))
         margins = rewards[:, 0] - rewards[:, 1]
         losses = -logsigmoid(margins)
@@ -217,3 +237,12 @@ class DpoRecipe:
             longer * (2 * right - 1),
         ]
         return torch.stack([column.double().sum() for column in columns]).cpu()
+
+    def load(self, row: Sequence[int]) -> Load:
+        """Of a pair: every part once; the rejected answer attends to the prompt as well as to itself."""
+        lengths = [self._pairs[number].lengths for number in row]
+        return Load(
+            tokens=sum(sum(each) for each in lengths),
+            scored=sum(chosen + rejected for _, chosen, rejected in lengths),
+            squares=sum((p + c) ** 2 + (p + r) ** 2 - p**2 for p, c, r in lengths),
+        )

@@ -190,6 +190,11 @@ def continue_adapter(base: Any, folder: Path, settings: LoraSettings) -> PeftMod
         return PeftModel.from_pretrained(base, str(folder), is_trainable=True, config=config).train()
 
 
+def recompute_activations(model: Any) -> None:
+    """Have every layer keep only its input, and compute the rest again in the backward pass."""
+    model.get_base_model().activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+
 def trained_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
     """Parameters that training changes, by the model's own names, in the model's order."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -89,6 +89,8 @@ class Plan:
     """Documents longer than a row, or with nothing to learn."""
     seed: int
     """Seed of the order, and of whatever else the steps draw."""
+    row_tokens: int
+    """Tokens of the longest row."""
 
     def draw_seed(self, step: int, row: int) -> int:
         """Seed of the random draws (dropout) of one row: the same for any number of workers and after any resume."""
@@ -128,6 +130,7 @@ def build_plan(documents: Sequence[DocumentSize], config: PlanConfig) -> Plan:
         digest=_digest(documents, config, steps),
         left_out=len(documents) - len(usable),
         seed=config.seed,
+        row_tokens=max(sum(documents[number].length for number in row) for step in steps for row in step.rows),
     )
 
 

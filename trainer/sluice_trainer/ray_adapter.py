@@ -212,7 +212,8 @@ def train_worker(config: dict[str, Any]) -> str | None:
 
     from sluice_trainer.group import Alone, ProcessGroup
     from sluice_trainer.loop import StepRecord
-    from sluice_trainer.session import NoProgress, Surroundings, run_session
+    from sluice_trainer.session import run_session
+    from sluice_trainer.surroundings import NoProgress, Surroundings
 
     job = TrainJob.model_validate_json(config["job"])
     torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))

@@ -1,5 +1,6 @@
 """What a training method does with one packed row: its loss and gradients. The loop knows nothing else of it."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from sluice_trainer.attention import RowLayout
+from sluice_trainer.flops import Load
 from sluice_trainer.head import scored_losses
 from sluice_trainer.plan import DocumentSize
 from sluice_trainer.tokenise import Document
@@ -19,6 +21,8 @@ class Recipe(Protocol):
     """Names of the sums that `backward` returns; the first is the loss."""
     parameters: Mapping[str, torch.nn.Parameter]
     """What is trained, by name."""
+    data_seconds: float
+    """Seconds for which training has waited for rows to be put together and moved to the device."""
 
     def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
         """Add a row's gradients.
@@ -30,6 +34,10 @@ class Recipe(Protocol):
         Returns:
             The row's sums, float64 on the CPU, one a metric, not divided.
         """
+        ...
+
+    def load(self, row: Sequence[int]) -> Load:
+        """What a row costs."""
         ...
 
 
@@ -48,24 +56,42 @@ class SftRecipe:
         """Keep the model and the documents that rows refer to."""
         self.parameters = parameters
         self._model = model
+        self.data_seconds = 0.0
         self._documents = documents
         self._device = device
 
     def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
         """Gradients of the row's share of the mean loss per scored token; the sum of its losses in nats."""
-        total = row_loss(self._model, [self._documents[number] for number in row], self._device)
+        started = time.perf_counter()
+        packed = pack_row([self._documents[number] for number in row], self._device)
+        self.data_seconds += time.perf_counter() - started
+        total = scored_losses(self._model, *packed).sum()
         torch.autograd.backward(total / scored)
         return total.detach().to("cpu", torch.float64).reshape(1)
+
+    def load(self, row: Sequence[int]) -> Load:
+        """Tokens, scored tokens and squared lengths of the row's documents."""
+        documents = [self._documents[number] for number in row]
+        return Load(
+            tokens=sum(document.length for document in documents),
+            scored=sum(document.scored_count for document in documents),
+            squares=sum(document.length**2 for document in documents),
+        )
 
 
 def row_loss(model: Any, documents: Sequence[Document], device: torch.device) -> torch.Tensor:
     """Sum of the cross-entropies of the scored tokens of documents packed into one row, in nats, a scalar."""
+    return scored_losses(model, *pack_row(documents, device)).sum()
+
+
+def pack_row(documents: Sequence[Document], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """Documents as one row: what `forward` takes, the places that predict scored tokens, and those tokens."""
     ids = torch.from_numpy(np.concatenate([document.ids for document in documents])).to(device)
     scored = np.flatnonzero(np.concatenate([document.scored for document in documents]))
     layout = RowLayout.of_lengths([document.length for document in documents])
     inputs = row_inputs(ids, layout)
     predictors = torch.from_numpy(scored - 1).to(device)
-    return scored_losses(model, inputs, predictors, ids[predictors + 1]).sum()
+    return inputs, predictors, ids[predictors + 1]
 
 
 def row_inputs(ids: torch.Tensor, layout: RowLayout) -> dict[str, Any]:

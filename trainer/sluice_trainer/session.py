@@ -1,26 +1,29 @@
 """One worker process from job to adapter: fetch, load, resume, train, publish. Knows nothing of Ray."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from sluice_api.contracts.base import ModelRef
-from sluice_api.contracts.jobs import FailureClass, ProbeResult, TrainJob, TrainOutput
+from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
 from sluice_api.contracts.models import AdapterManifest
-from sluice_artifacts import digest_tree, fetch, fetch_model, join, to_hex
+from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
 from sluice_trainer.data import ROWS, read_rows
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities, tokenize_pairs
-from sluice_trainer.group import Group
-from sluice_trainer.live import LiveModel, Prober
-from sluice_trainer.loop import LoopConfig, StepRecord, Trained, train
+from sluice_trainer.flops import Work
+from sluice_trainer.fused import fuse
+from sluice_trainer.hooks import SessionHooks
+from sluice_trainer.live import LiveModel
+from sluice_trainer.loop import LoopConfig, Trained, train
+from sluice_trainer.memory import Checkpointing, Shape, plan_memory
 from sluice_trainer.phases import Phases, trained_roles
 from sluice_trainer.plan import Plan, build_plan
 from sluice_trainer.publish import Provenance, publish_adapter
@@ -28,54 +31,11 @@ from sluice_trainer.recipes import Recipe, SftRecipe, sft_sizes
 from sluice_trainer.rows import fetch_rows, storage_failures
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.settings import Settings, check_job
-from sluice_trainer.snapshot import Snapshot, Take
+from sluice_trainer.snapshot import Snapshot
+from sluice_trainer.surroundings import Surroundings
 from sluice_trainer.tokenise import tokenize_rows
 
 _log = logging.getLogger(__name__)
-
-
-class ProgressSink(Protocol):
-    """What takes note of where the work stands; `sluice_artifacts.reporting.Reporter` is one."""
-
-    def progress(
-        self,
-        *,
-        stage: str | None = None,
-        step: int | None = None,
-        of: int | None = None,
-        metrics: Mapping[str, float] | None = None,
-        inputs: Mapping[str, str] | None = None,
-        resumed_from_step: int | None = None,
-    ) -> None:
-        """Take note; what is not given stays as it was."""
-        ...
-
-
-class NoProgress:
-    """Takes note of nothing: for every worker but the first."""
-
-    def progress(self, **_: Any) -> None:
-        """Do nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """Where a session runs."""
-
-    group: Group
-    """The processes that train together."""
-    device: torch.device
-    """Where the model lies."""
-    progress: ProgressSink
-    """Told where the work stands."""
-    stop_requested: Callable[[], bool]
-    """Whether the job was asked to stop."""
-    checkpoint_taken: Callable[[int, StepRecord | None], None]
-    """Called on every worker at the same steps, once a checkpoint is under way."""
-    cache: Path
-    """Folder for fetched artifacts."""
-    prober: Prober | None = None
-    """Runs the suite of probes; None where no job asks for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +98,7 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
     if plan.left_out:
         _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(rows))
     model = _adapted(settings, base, folder, around)
+    _fit_memory(job, model, plan, around)
     parameters = models.trained_parameters(model)
     recipe: Recipe
     if job.method == "sft":
@@ -145,6 +106,23 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
     else:
         recipe = _dpo(settings, model, pairs, around)
     return _Loaded(base=base, base_folder=folder, tokenizer=tokenizer, model=model, recipe=recipe, plan=plan)
+
+
+def _fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> None:
+    """Refuse what cannot fit, and have activations computed again where they would not."""
+    sizes = plan.row_tokens
+    width = next(model.get_base_model().parameters()).element_size()
+    found = plan_memory(
+        Shape.of(model, width),
+        sizes,
+        Checkpointing(job.activation_checkpointing),
+        job.memory_bytes,
+        shared=around.device.type == "cpu",
+    )
+    if found.checkpointing:
+        models.recompute_activations(model)
+    again = ", activations computed again" if found.checkpointing else ""
+    _log.info("a row has up to %d tokens: the run needs about %s%s", sizes, found, again)
 
 
 def _dpo(settings: Settings, model: Any, pairs: Sequence[Pair], around: Surroundings) -> DpoRecipe:
@@ -175,7 +153,7 @@ def _adapted(settings: Settings, base: ModelRef, folder: Path, around: Surroundi
     )
     weights = models.load_base(folder, base.uri, around.device)
     if job.parent is None:
-        return models.add_adapter(weights, lora, job.seed)
+        return fuse(models.add_adapter(weights, lora, job.seed))
     place = around.cache / "adapters" / to_hex(job.parent.digest)
     with storage_failures("parent adapter", FailureClass.USER_ERROR):
         manifest = fetch(job.parent, place, AdapterManifest)
@@ -185,7 +163,7 @@ def _adapted(settings: Settings, base: ModelRef, folder: Path, around: Surroundi
             f"{base.digest}: continue on the same base, or without parentRef"
         )
         raise WorkerError(FailureClass.USER_ERROR, message)
-    return models.continue_adapter(weights, place, lora)
+    return fuse(models.continue_adapter(weights, place, lora))
 
 
 def _checkpointer(settings: Settings, loaded: _Loaded) -> Checkpointer:
@@ -208,50 +186,6 @@ def _newest(checkpointer: Checkpointer) -> Snapshot | None:
         return checkpointer.newest()
 
 
-class _SessionHooks:
-    """The loop's hooks: progress, probes and checkpoints from the first worker, the barrier from all."""
-
-    def __init__(self, job: TrainJob, loaded: _Loaded, around: Surroundings, checkpointer: Checkpointer) -> None:
-        self._job = job
-        self._live = LiveModel(loaded.model, loaded.tokenizer, around.device)
-        self._around = around
-        self._checkpointer = checkpointer
-        self._last: StepRecord | None = None
-
-    def step_done(self, record: StepRecord) -> None:
-        """Report the step."""
-        self._last = record
-        metrics = {
-            "loss": record.loss,
-            "learning_rate": record.learning_rate,
-            "grad_norm": record.grad_norm,
-            "tokens_per_second": record.tokens_per_second,
-            "epoch": record.epoch,
-            "phase": float(record.phase),
-            "checkpoint_stall_seconds": record.stall_seconds,
-            **record.extra,
-        }
-        self._around.progress.progress(stage="training", step=record.step, of=record.of, metrics=metrics)
-
-    def stop_requested(self) -> bool:
-        """Ask the surroundings."""
-        return self._around.stop_requested()
-
-    def probe(self, step: int) -> ProbeResult:
-        """Have the suite run on the live weights."""
-        assert self._job.probes is not None and self._around.prober is not None, "checked before the run"
-        self._around.progress.progress(stage="probing")
-        found = self._around.prober(self._job.probes, self._live, step, join(self._job.output_uri, "probes"))
-        self._around.progress.progress(stage="training", step=step)
-        return found
-
-    def checkpoint(self, step: int, take: Take) -> None:
-        """Save on the first worker, then meet the others."""
-        if self._around.group.rank == 0:
-            self._checkpointer.save(take)
-        self._around.checkpoint_taken(step, self._last)
-
-
 def _train(
     settings: Settings, loaded: _Loaded, around: Surroundings, checkpointer: Checkpointer, resume: Snapshot | None
 ) -> Trained:
@@ -266,9 +200,31 @@ def _train(
         Phases(settings.phases, loaded.recipe.parameters)
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, str(error)) from error
+    hooks = SessionHooks(
+        job=job,
+        plan=loaded.plan,
+        recipe=loaded.recipe,
+        live=LiveModel(loaded.model, loaded.tokenizer, around.device),
+        work=Work.of(loaded.model),
+        around=around,
+        checkpointer=checkpointer,
+    )
+    with closing(hooks):
+        return _carried_out(settings, loaded, around, hooks, schedule, resume)
+
+
+def _carried_out(
+    settings: Settings,
+    loaded: _Loaded,
+    around: Surroundings,
+    hooks: SessionHooks,
+    schedule: Schedule,
+    resume: Snapshot | None,
+) -> Trained:
+    job = settings.job
     return train(
         loaded.plan,
-        _SessionHooks(job, loaded, around, checkpointer),
+        hooks,
         recipe=loaded.recipe,
         config=LoopConfig(
             schedule=schedule,
@@ -336,7 +292,8 @@ def _out_of_memory(job: TrainJob) -> Iterator[None]:
         ):
             raise
         message = (
-            f"out of memory: lower sequence.maxLength (now {job.max_length}), which bounds a row, or lora.rank (now "
+            f"out of memory: lower sequence.maxLength (now {job.max_length}), which bounds a row, set "
+            f"sequence.activationCheckpointing to on (now {job.activation_checkpointing}), lower lora.rank (now "
             f"{job.lora_rank}), or choose a profile with more memory; optimizer.tokensPerStep does not matter"
         )
         raise WorkerError(FailureClass.OUT_OF_MEMORY, message) from error

@@ -69,7 +69,8 @@ def run_bare(job: TrainJob, reporter: Reporter, prober: "Prober | None" = None) 
     import torch
 
     from sluice_trainer.group import Alone
-    from sluice_trainer.session import Surroundings, run_session
+    from sluice_trainer.session import run_session
+    from sluice_trainer.surroundings import Surroundings
 
     if job.workers != 1:
         raise WorkerError(FailureClass.USER_ERROR, f"workers is {job.workers}: without Ray there is one")

@@ -86,6 +86,8 @@ class Sequence(ApiModel):
     """Longest row in tokens; longer ones are dropped and counted."""
     packing: bool = True
     """Pack several rows into one sequence, each attending to itself only."""
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Compute activations again in the backward pass: less memory, slower. `auto` does it where they would not fit."""
 
 
 GroupName = Annotated[

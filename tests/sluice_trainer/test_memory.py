@@ -1,0 +1,96 @@
+"""The memory plan: against what autograd really keeps, its choices, its refusals; recomputation changes no gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from sluice_api.contracts.dataset import SftRow
+from sluice_api.contracts.jobs import FailureClass
+from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.attention import IMPLEMENTATION
+from sluice_trainer.fused import fuse
+from sluice_trainer.memory import GIB, Checkpointing, Shape, estimate, plan_memory
+from sluice_trainer.model import LoraSettings, add_adapter, recompute_activations, trained_parameters
+from sluice_trainer.recipes import SftRecipe, row_loss
+from sluice_trainer.tokenise import tokenize_rows
+from tiny_models import sft_row, tiny_model, tiny_tokenizer
+
+CPU = torch.device("cpu")
+DOCUMENTS = tokenize_rows([SftRow.model_validate(sft_row(number)) for number in range(12)], tiny_tokenizer())
+LLAMA_8B = Shape(
+    parameters=8_030_000_000, trained=42_000_000, layers=32, hidden=4096, query=4096, key=1024, middle=14336,
+    vocabulary=128256, width=2,
+)  # fmt: skip
+
+
+def adapted(architecture: str = "qwen3") -> Any:
+    base = tiny_model(tiny_tokenizer(), architecture=architecture, layers=4, size=128).requires_grad_(False)
+    base.set_attn_implementation(IMPLEMENTATION)
+    return fuse(add_adapter(base, LoraSettings(rank=8, alpha=16), seed=5))
+
+
+def kept(model: Any) -> int:
+    """Bytes of the distinct activations that autograd keeps for a row."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        row_loss(model, DOCUMENTS, CPU)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_the_estimate_is_what_autograd_keeps(architecture: str) -> None:
+    """Within a quarter, without the vocabulary's share, which is freed within the step."""
+    model = adapted(architecture)
+    tokens = sum(document.length for document in DOCUMENTS)
+    expected = estimate(Shape.of(model, 4), tokens, checkpointing=False).activations
+    assert kept(model) == pytest.approx(expected, rel=0.25)
+
+
+def test_recomputed_activations_are_fewer_and_the_gradients_the_same() -> None:
+    plain, again = adapted(), adapted()
+    recompute_activations(again)
+    assert kept(again) < 0.5 * kept(plain)
+    recipes = [SftRecipe(model, DOCUMENTS, trained_parameters(model), CPU) for model in (plain, again)]
+    for recipe in recipes:
+        recipe.backward(list(range(len(DOCUMENTS))), 100)
+    for left, right in zip(*(recipe.parameters.values() for recipe in recipes), strict=True):
+        assert left.grad is not None and right.grad is not None
+        assert torch.equal(left.grad, right.grad)
+
+
+def test_an_8b_model_is_planned_as_it_is_known_to_behave() -> None:
+    """16 GB of weights in bf16; a full 4k row fits on 80 GB as it is, and on 24 GB only when computed again."""
+    whole = estimate(LLAMA_8B, 4096, checkpointing=False)
+    assert whole.weights / 1e9 == pytest.approx(16.06, abs=0.01)
+    assert not plan_memory(LLAMA_8B, 4096, Checkpointing.AUTO, 80 * GIB).checkpointing
+    assert plan_memory(LLAMA_8B, 4096, Checkpointing.AUTO, 24 * GIB).checkpointing
+    assert plan_memory(LLAMA_8B, 4096, Checkpointing.ON, 80 * GIB).checkpointing
+
+
+@pytest.mark.parametrize(
+    ("wish", "memory", "shared", "words"),
+    [
+        (Checkpointing.AUTO, 16 * GIB, False, "lower sequence.maxLength"),
+        (Checkpointing.OFF, 24 * GIB, False, "set sequence.activationCheckpointing to auto or on"),
+        (Checkpointing.AUTO, 17 * GIB, True, "14.40 GiB to use"),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_what_to_change(
+    wish: Checkpointing, memory: int, shared: bool, words: str
+) -> None:
+    with pytest.raises(WorkerError, match=words) as caught:
+        plan_memory(LLAMA_8B, 4096, wish, memory, shared=shared)
+    assert caught.value.failure_class == FailureClass.OUT_OF_MEMORY
+
+
+def test_unknown_memory_refuses_nothing() -> None:
+    assert not plan_memory(LLAMA_8B, 10**6, Checkpointing.AUTO, None).checkpointing

@@ -1,0 +1,162 @@
+"""What a run will need, before it is started: weights, adapter, optimizer, activations of a row.
+
+An estimate decides two things early: whether a row's activations are kept or computed again in the backward pass
+(activation checkpointing, about a fifth slower), and whether the run can fit at all. Activations are counted from what
+autograd keeps for a layer of the usual shape, with the fused layers of `fused`; a test holds the count against what is
+really kept. Peak use is higher than the sum by what is in flight, for which a share of the memory is set aside.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sluice_api.contracts.jobs import FailureClass
+from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.head import CHUNK_LOGITS
+
+SET_ASIDE = 0.1
+"""Share of the memory for what is in flight and for fragmentation."""
+PROCESS_BYTES = 2**30
+"""Bytes of the process itself, libraries and data, where the model lies in the worker's own memory."""
+OPTIMIZER_BYTES = 16
+"""Bytes of a trained parameter in fp32: itself, its gradient and AdamW's two moments."""
+GIB = 2**30
+
+
+class Checkpointing(StrEnum):
+    """Whether activations are computed again in the backward pass."""
+
+    AUTO = "auto"
+    """Only where they would not fit."""
+    ON = "on"
+    """Always."""
+    OFF = "off"
+    """Never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What the estimate has to know of a model."""
+
+    parameters: int
+    """Frozen parameters."""
+    trained: int
+    """Trained parameters."""
+    layers: int
+    """Layers."""
+    hidden: int
+    """Width."""
+    query: int
+    """Query heads × their size."""
+    key: int
+    """Key heads × their size."""
+    middle: int
+    """Width of the gated unit; of all experts that see a token, in a mixture."""
+    vocabulary: int
+    """Tokens."""
+    width: int
+    """Bytes of an activation and of a frozen weight."""
+
+    @classmethod
+    def of(cls, model: Any, width: int) -> "Shape":
+        """Shape of a transformers model with an adapter; `width` in bytes."""
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        config = base.config.get_text_config()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        keys = getattr(config, "num_key_value_heads", None) or heads
+        experts = getattr(config, "num_experts_per_tok", None)
+        middle = experts * config.moe_intermediate_size if experts else config.intermediate_size
+        counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        return cls(
+            parameters=sum(count for count, trained in counts if not trained),
+            trained=sum(count for count, trained in counts if trained),
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            query=heads * size,
+            key=keys * size,
+            middle=middle,
+            vocabulary=config.vocab_size,
+            width=width,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Bytes that a run needs at its peak."""
+
+    weights: int
+    """Frozen weights."""
+    optimizer: int
+    """Trained parameters, gradients, moments."""
+    activations: int
+    """What is kept of a row's forward pass."""
+    head: int
+    """One chunk of logits and its gradient, and the gradient of the hidden states."""
+    checkpointing: bool
+    """Whether activations are computed again."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.optimizer + self.activations + self.head
+
+    def __str__(self) -> str:
+        """The sum and its parts, in GiB."""
+        parts = ("weights", "optimizer", "activations", "head")
+        return f"{self.total / GIB:.2f} GiB (" + ", ".join(f"{p} {getattr(self, p) / GIB:.2f}" for p in parts) + ")"
+
+
+def layer_activations(shape: Shape) -> int:
+    """Bytes that autograd keeps of one token in one layer.
+
+    Inputs of both norms and their results (4 hidden); queries and keys before and after their norm or rotation, values,
+    and the attention's output (4 query, 5 key); the gated unit's two inputs and its result (3 middle).
+    """
+    return shape.width * (4 * shape.hidden + 4 * shape.query + 5 * shape.key + 3 * shape.middle)
+
+
+def estimate(shape: Shape, row_tokens: int, *, checkpointing: bool) -> Estimate:
+    """Bytes of a run whose longest row has `row_tokens` tokens."""
+    kept = layer_activations(shape)
+    everything = row_tokens * shape.layers * kept
+    # Only the inputs of the layers are kept; one layer at a time is computed again.
+    inputs = row_tokens * (shape.layers * shape.width * shape.hidden + kept)
+    return Estimate(
+        weights=shape.parameters * shape.width,
+        optimizer=shape.trained * OPTIMIZER_BYTES,
+        activations=inputs if checkpointing else everything,
+        head=2 * 4 * min(CHUNK_LOGITS, row_tokens * shape.vocabulary) + 2 * shape.width * row_tokens * shape.hidden,
+        checkpointing=checkpointing,
+    )
+
+
+def plan_memory(
+    shape: Shape, row_tokens: int, wish: Checkpointing, memory: int | None, *, shared: bool = False
+) -> Estimate:
+    """Choose activation checkpointing, and refuse what cannot fit.
+
+    Args:
+        shape: the model.
+        row_tokens: tokens of the longest row.
+        wish: what the run asks for.
+        memory: bytes that a worker has; None where nobody knows, and nothing is refused.
+        shared: whether the process itself lies there too, as on a CPU.
+
+    Raises:
+        WorkerError: `OutOfMemory`, with the sums and what to change.
+    """
+    usable = None if memory is None else int((memory - PROCESS_BYTES * shared) * (1 - SET_ASIDE))
+    found = estimate(shape, row_tokens, checkpointing=wish is Checkpointing.ON)
+    if usable is None or found.total <= usable:
+        return found
+    if wish is Checkpointing.AUTO:
+        found = estimate(shape, row_tokens, checkpointing=True)
+        if found.total <= usable:
+            return found
+    remedy = "" if found.checkpointing else "set sequence.activationCheckpointing to auto or on, "
+    message = (
+        f"the run needs about {found}, a worker of the profile has {max(usable, 0) / GIB:.2f} GiB to use: {remedy}"
+        f"lower sequence.maxLength (a row has {row_tokens} tokens) or lora.rank, or choose a profile with more memory"
+    )
+    raise WorkerError(FailureClass.OUT_OF_MEMORY, message)
