@@ -115,7 +115,7 @@ def test_an_analysis_that_cannot_be_read_is_named_and_not_quoted(content, word, 
     lineage = world.source.state()["lineages"][0]
     assert lineage["problems"] == [f"file://{tmp_path}/result.json: {word}"]
     assert lineage["rollout"]["points"] == []
-    assert lineage["rollout"]["thresholds"] == {"harm": 10.0, "nonInferiority": 10.0}
+    assert lineage["rollout"]["thresholds"] is None
 
 
 def test_attempts_that_failed_or_run_are_no_analyses(world, tmp_path):

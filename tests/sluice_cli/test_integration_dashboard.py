@@ -107,7 +107,7 @@ class TestOverHttp:
         rollout = agent["rollout"]
         assert rollout["waiting"] == "414 of 1468 matured runs"
         assert [(point["step"], point["runs"]) for point in rollout["points"]][4:6] == [(1, 125), (2, 46)]
-        assert rollout["thresholds"] == {"harm": 20.0, "nonInferiority": 20.0}
+        assert rollout["thresholds"] == {"harm": 80.0, "nonInferiority": 20.0}
         low, high = rollout["arms"][1]["interval"]
         assert low < rollout["arms"][1]["rate"] < high
         weights = [each["desired"] for each in rollout["weights"]]
@@ -161,12 +161,12 @@ class TestInABrowser:
                 "[...document.querySelectorAll('svg.chart')].map(c => c.getAttribute('aria-label'))"
             )
             assert len(charts) == 3
-            assert any("Harm 0.576 of 20" in label for label in charts)
+            assert any("Harm 0.576 of 80" in label for label in charts)
             lines = "document.querySelectorAll('#lineage-{} svg.chart path.line.{}').length"
             agent = f"{shop.namespace}-ShadowRollout-agent"
-            assert await browser.value(lines.format(agent, "harm")) == 2, "one piece of line for each step"
+            assert await browser.value(lines.format(agent, "harm:not(.limit)")) == 2, "a piece of line for each step"
+            assert await browser.value(lines.format(agent, "harm.limit")) == 2, "each step has its own threshold"
             assert await browser.value(lines.format(agent, "desired")) == 1
-            assert await browser.value(f"document.querySelectorAll('#lineage-{agent} line.limit').length") == 1
             # Everything that is drawn is also told: a table behind each chart, a name for each picture.
             assert await browser.value("document.querySelectorAll('svg[role=img]:not([aria-label])').length") == 0
             assert await browser.value("document.querySelectorAll('.plots details table tbody tr').length") > 20

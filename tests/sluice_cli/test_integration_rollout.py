@@ -142,7 +142,7 @@ class TestWaitingForApproval:
         assert annotations["sluice.dev/promoted-by"] == sluice_user(served)
         (approval,) = served.status("shadowrollout", waiting)["approvals"]
         assert approval["step"] == 1
-        assert approval["by"]
+        assert approval["by"] == sluice_user(served)
         result = sluice("status", waiting, "--timeout", "2m")
         assert result.returncode == 0, result.stdout + result.stderr
         assert "Completed" in result.stdout.splitlines()[-1]

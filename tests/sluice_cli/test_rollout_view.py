@@ -24,14 +24,15 @@ def world():
     ref = {"fineTuneRunRef": {"name": "agent-a2"}}
     spec = {
         "candidate": ref,
-        "stable": {"channel": "stable"},
+        "stable": {"channel": "stable", "root": "s3://sluice/"},
         "scorecardRef": {"name": "agent-offline"},
         "steps": [
             {"weight": 1, "soak": "30m", "minRuns": 100},
             {"weight": 5, "soak": "2h", "minRuns": 1468},
             {"weight": 100, "soak": "30m", "minRuns": 100},
         ],
-        "analysis": {"alpha": 0.05},
+        "analysis": {"alpha": 0.05, "source": {"uri": "s3://traces/"}},
+        "output": "s3://sluice/",
     }
     rollout = obj(
         "ShadowRollout",
@@ -46,6 +47,9 @@ def world():
         weight={"desired": 5, "actual": 5},
         arms={"stable": {"runs": 8000, "escalations": 240}, "candidate": {"runs": 412, "escalations": 10}},
         evidence={
+            "uri": "s3://sluice/e",
+            "digest": "sha256:" + "e" * 64,
+            "step": 2,
             "verdict": "Insufficient",
             "at": "2026-11-04T11:58:00Z",
             "harm": 0.82,
@@ -87,7 +91,7 @@ def test_the_tree_shows_what_stands_behind_a_rollout_and_what_it_waits_for():
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     assert "Status: ◌ Soaking (TooFewRuns)" in lines
     assert "Weight: 5 % desired, 5 % actual, 4.9 % measured" in lines
-    assert "Evidence: Insufficient, 2m old; e-values: harm 0.82, non-inferiority 7.4, each decides at 20" in lines
+    assert "Evidence: Insufficient, 2m old; e-values: harm 0.82 of 80, non-inferiority 7.4 of 20" in lines
     assert "Approved: step 1 by alice at 2026-11-04T08:59:00Z" in lines
     assert "Guard: errors: Ok 3h" in lines
     assert "candidate 412 10 2.43 %" in lines

@@ -57,7 +57,7 @@ def publish_analyses(place, now: datetime) -> tuple[list[dict], dict]:
             },
             verdict="Insufficient",
             method="sequential",
-            e_process=EProcess(harm=harm, non_inferiority=safe, threshold=20.0),
+            e_process=EProcess(harm=harm, non_inferiority=safe, threshold=20.0, harm_threshold=40.0 * step),
             candidate_share=share,
             candidate_digest=CANDIDATE,
             since=text(now - timedelta(minutes=20 * (15 if step == 1 else 9) + 5)),

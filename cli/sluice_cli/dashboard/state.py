@@ -7,6 +7,7 @@ from typing import Any
 
 from sluice_cli.dashboard.analyses import Point
 from sluice_cli.lineage import DATASET, EVALUATION, ROLLOUT, RUN, SCORECARD, Lineage, Link
+from sluice_cli.rollout.thresholds import thresholds
 from sluice_cli.rollout.view import Mood, missing, mood_of, rollout_view, short
 from sluice_evaluator.statistics.binomial import wilson
 
@@ -97,16 +98,16 @@ def _run_facts(link: Link) -> list[tuple[str, str]]:
 
 def _evaluation_facts(link: Link) -> list[tuple[str, str]]:
     summary, comparison = link.status.get("summary") or {}, link.status.get("comparison") or {}
-    passed = ""
-    if summary.get("passRate") is not None:
-        passed = f"{100 * float(summary['passRate']):.1f} %"
-        low, high = (summary.get("interval") or [None, None])[:2]
-        if low is not None and high is not None:
-            passed += f" ({100 * float(low):.0f}–{100 * float(high):.0f})"
+    rate, interval = summary.get("passRate"), list(summary.get("interval") or [])
     against = ""
     if comparison:
-        against = f"{comparison.get('verdict')}, {comparison.get('wins')} won, {comparison.get('losses')} lost"
-    return [("tasks", _count(summary.get("tasks"))), ("passed", passed), ("against stable", against)]
+        against = f"{comparison.get('verdict')}, {comparison.get('wins')} : {comparison.get('losses')}"
+    return [
+        ("tasks", _count(summary.get("tasks"))),
+        ("passed", "" if rate is None else f"{100 * float(rate):.1f} %"),
+        ("95 % interval", f"{100 * interval[0]:.0f}–{100 * interval[1]:.0f} %" if len(interval) == 2 else ""),
+        ("against stable", against),
+    ]
 
 
 def _scorecard_facts(link: Link) -> list[tuple[str, str]]:
@@ -170,8 +171,7 @@ def _rollout(lineage: Lineage, points: Sequence[Point], seen: Sequence[Seen], no
         raise ValueError("this lineage has no rollout")
     status, spec = rollout.status, rollout.spec
     weight, evidence = status.get("weight") or {}, status.get("evidence") or {}
-    alpha = float((spec.get("analysis") or {}).get("alpha") or 0.05)
-    newest = points[-1] if points else None
+    limits = thresholds(rollout.found or {})
     share = evidence.get("candidateShare")
     return {
         "step": int(status.get("step") or 0),
@@ -192,10 +192,7 @@ def _rollout(lineage: Lineage, points: Sequence[Point], seen: Sequence[Seen], no
             "harm": evidence.get("harm"),
             "nonInferiority": evidence.get("nonInferiority"),
         },
-        "thresholds": {
-            "harm": newest.harm_threshold if newest and newest.harm_threshold else 1.0 / alpha,
-            "nonInferiority": newest.threshold if newest and newest.threshold else 1.0 / alpha,
-        },
+        "thresholds": {"harm": limits[0], "nonInferiority": limits[1]} if limits is not None else None,
         "points": [asdict(point) for point in points],
         "weights": [asdict(each) for each in _weights(rollout, points, seen)],
         "approvals": [dict(each) for each in status.get("approvals") or ()],

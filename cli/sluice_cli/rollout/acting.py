@@ -5,14 +5,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sluice_api.v1alpha1.common import ANNOTATION_ABORT, ANNOTATION_PROMOTE, ANNOTATION_RETRY, GROUP
+from sluice_api.v1alpha1.common import ANNOTATION_ABORT, ANNOTATION_PROMOTE, ANNOTATION_PROMOTED_BY, ANNOTATION_RETRY
 from sluice_cli.kube import KubeApi
 from sluice_cli.lineage import ROLLOUT
 from sluice_cli.rollout.showing import not_found
 from sluice_cli.rollout.waiting import Exit, Follower, verdict_of
 
-ANNOTATION_PROMOTED_BY = f"{GROUP}/promoted-by"
-"""Who approved, beside the promote annotation: its value is the step alone."""
 MOST = 253
 """Longest value that a status keeps of a command."""
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from sluice_cli.lineage import EVALUATION, RUN, SCORECARD, Lineage, Link
+from sluice_cli.rollout.thresholds import thresholds
 
 GOOD_PHASES = frozenset({"Completed", "Succeeded", "Ready", "Passed"})
 """Phases of what is done and well."""
@@ -148,7 +149,7 @@ def _facts(rollout: Link, now: datetime) -> list[tuple[str, str]]:
     if status.get("lastGood"):
         facts.append(("Last good", short(status["lastGood"])))
     if evidence:
-        facts.append(("Evidence", _evidence(evidence, spec, now)))
+        facts.append(("Evidence", _evidence(rollout, now)))
     for guard in status.get("guards") or ():
         facts.append(("Guard", f"{guard.get('name')}: {guard.get('state')} {age_of(guard.get('since'), now)}".rstrip()))
     for approval in status.get("approvals") or ():
@@ -167,12 +168,14 @@ def _ref(spec: Mapping[str, Any]) -> str:
     return str(((spec.get("candidate") or {}).get("fineTuneRunRef") or {}).get("name") or "?")
 
 
-def _evidence(evidence: Mapping[str, Any], spec: Mapping[str, Any], now: datetime) -> str:
+def _evidence(rollout: Link, now: datetime) -> str:
+    evidence = rollout.status.get("evidence") or {}
     text = f"{evidence.get('verdict')}, {age_of(evidence.get('at'), now)} old"
     if evidence.get("harm") is not None and evidence.get("nonInferiority") is not None:
-        alpha = float((spec.get("analysis") or {}).get("alpha") or 0.05)
-        text += f"; e-values: harm {float(evidence['harm']):.3g}, "
-        text += f"non-inferiority {float(evidence['nonInferiority']):.3g}, each decides at {1 / alpha:.0f}"
+        limits = thresholds(rollout.found or {})
+        harm, safe = (f" of {limits[0]:.0f}", f" of {limits[1]:.0f}") if limits is not None else ("", "")
+        text += f"; e-values: harm {float(evidence['harm']):.3g}{harm}, "
+        text += f"non-inferiority {float(evidence['nonInferiority']):.3g}{safe}"
     return text
 
 

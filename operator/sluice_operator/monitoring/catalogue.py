@@ -86,7 +86,7 @@ E_VALUE = Metric(
     name="sluice_rollout_e_value",
     kind="gauge",
     labels=(*ROLLOUT, "test"),
-    help="E-values of the newest analysis (sequential method); each decides at 1 / alpha",
+    help="E-values of the newest analysis; non_inferiority decides at 1 / alpha, harm at its part of it for the step",
 )
 LAST_SAMPLE = Metric(
     name="sluice_rollout_last_sample_timestamp_seconds",

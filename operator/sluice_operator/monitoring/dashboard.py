@@ -118,7 +118,8 @@ def rollout_panels(config: RuleConfig) -> list[Panel]:
         ),
         Panel(
             title="E-values",
-            description="Evidence for harm and for non-inferiority; each decides at 1 / alpha, which is 20 by default.",
+            description="Evidence for harm and for non-inferiority. The latter decides at 1 / alpha, 20 by default; "
+            "harm at twice as much at the first step, and twice as much again at each further one.",
             queries=[(_latest(catalogue.E_VALUE, "test"), f"{legend} {{{{test}}}}")],
             custom={"scaleDistribution": {"type": "log", "log": 10}, "thresholdsStyle": {"mode": "line"}},
             defaults=_steps(None, 20, GOOD),

@@ -55,14 +55,14 @@ function spread(labels, least, low, high) {
   return labels;
 }
 
-// series: {name, css, pieces: [[[t, y], …], …], step, dots, area}; limits: {y, text, css}; marks: {t, text}.
-function lineChart({ title, text, series, limits = [], marks = [], log = false, unit = "", low, high }) {
+// series: {name or limit, css, pieces: [[[t, y], …], …], step, dots, area}; marks: {t, text}.
+function lineChart({ title, text, series, marks = [], log = false, unit = "", low, high }) {
   const flat = series.flatMap(s => s.pieces.flat());
-  const values = [...flat.map(p => p[1]), ...limits.map(l => l.y)].filter(y => !log || y > 0);
+  const values = flat.map(p => p[1]).filter(y => !log || y > 0);
   let from = Math.min(...flat.map(p => p[0])), to = Math.max(...flat.map(p => p[0]));
   if (to - from < 60e3) { const middle = (from + to) / 2; from = middle - 30e3; to = middle + 30e3; }
   const floor = low ?? (log ? Math.min(0.1, ...values) : Math.min(0, ...values));
-  const top = high ?? (log ? Math.max(...values) * 2 : Math.max(...values, floor + 1e-9) * 1.1);
+  const top = high ?? (log ? Math.max(...values) * 4 : Math.max(...values, floor + 1e-9) * 1.1);
   const scale = log ? Math.log10 : v => v;
   const [a, b] = [scale(Math.max(floor, log ? 1e-12 : -Infinity)), scale(top)];
   const x = t => LEFT + (WIDTH - LEFT - RIGHT) * (t - from) / (to - from);
@@ -88,10 +88,6 @@ function lineChart({ title, text, series, limits = [], marks = [], log = false, 
     nodes.push(svg("line", { class: "mark-line", x1: x(mark.t), x2: x(mark.t), y1: TOP - 6, y2: HEIGHT - BOTTOM }));
     nodes.push(svg("text", { x: x(mark.t) + 4, y: TOP + 1 }, mark.text));
   }
-  for (const limit of limits) {
-    nodes.push(svg("line", { class: `limit ${limit.css}`, x1: LEFT, x2: WIDTH - RIGHT, y1: y(limit.y), y2: y(limit.y) }));
-    nodes.push(svg("text", { x: LEFT + 5, y: y(limit.y) - 4, class: limit.css }, limit.text));
-  }
   const ends = [];
   for (const one of series) {
     for (const piece of one.pieces) {
@@ -103,11 +99,14 @@ function lineChart({ title, text, series, limits = [], marks = [], log = false, 
         nodes.push(svg("path", { class: `area ${one.css}`, d: `${d}V${HEIGHT - BOTTOM}H${x(piece[0][0])}Z`, "data-end": last[0] }));
       }
       if (!one.loose) nodes.push(svg("path", { class: `line ${one.css}`, d }));
-      if (one.dots || piece.length === 1)
+      if (one.dots || (piece.length === 1 && !one.limit))
         for (const [t, v] of piece) nodes.push(svg("circle", { class: `dot ${one.css}`, cx: x(t), cy: y(v), r: 3.5 }));
     }
     const last = one.pieces.flat().at(-1);
-    if (last) ends.push({ y: y(last[1]), x: x(last[0]), one, value: last[1] });
+    if (last && one.limit) {
+      const [t, v] = one.pieces.at(-1)[0];
+      nodes.push(svg("text", { x: x(t) + 5, y: y(v) - 5, class: one.css }, `${one.limit} at ${number(v)}`));
+    } else if (last) ends.push({ y: y(last[1]), x: x(last[0]), one, value: last[1] });
   }
   for (const end of spread(ends, 27, TOP + 8, HEIGHT - BOTTOM - 14)) {
     nodes.push(svg("text", { x: WIDTH - RIGHT + 8, y: end.at, class: `strong ${end.one.css}` }, number(end.value) + unit));

@@ -83,26 +83,23 @@ function shares(id, rollout) {
 }
 
 function evidence(id, rollout) {
-  const harm = pieces(rollout.points, p => p.harm), safe = pieces(rollout.points, p => p.nonInferiority ?? p.non_inferiority);
-  const limits = rollout.thresholds;
+  const harm = pieces(rollout.points, p => p.harm), safe = pieces(rollout.points, p => p.non_inferiority);
   const head = html("h3", {}, "Evidence over time");
   if (!harm.length && !safe.length) {
     const why = rollout.method === "tolerance" ? "Method tolerance compares rates; it has no e-values." : "No analysis has e-values yet.";
     return html("section", {}, head, html("p", { class: "sub" }, why));
   }
   const last = rollout.points.filter(p => p.harm !== null).at(-1);
-  const same = Math.abs(limits.harm - limits.nonInferiority) < 1e-9;
-  const text = `E-values, on a logarithmic scale. Harm ${number(last.harm)} of ${number(limits.harm)}, ` +
-    `non-inferiority ${number(last.non_inferiority)} of ${number(limits.nonInferiority)}: what reaches its line is shown.`;
+  const text = `E-values, on a logarithmic scale. Harm ${number(last.harm)} of ${number(last.harm_threshold)}, ` +
+    `non-inferiority ${number(last.non_inferiority)} of ${number(last.threshold)}: what reaches its dashed line is shown.`;
   const chart = lineChart({
     title: "E-values against their thresholds", text, log: true, marks: boundaries(rollout),
-    limits: same ? [{ y: limits.harm, text: `decides at ${number(limits.harm)}`, css: "" }] : [
-      { y: limits.harm, text: `harm is shown at ${number(limits.harm)}`, css: "harm" },
-      { y: limits.nonInferiority, text: `non-inferiority is shown at ${number(limits.nonInferiority)}`, css: "safe" },
-    ],
     series: [
       { name: "harm", css: "harm", pieces: harm, dots: true },
       { name: "non-inferiority", css: "safe", pieces: safe, dots: true },
+      // The error level is spent over the steps, so each has a threshold of its own.
+      { limit: "harm is shown", css: "limit harm", pieces: pieces(rollout.points, p => p.harm_threshold), step: true },
+      { limit: "non-inferiority is shown", css: "limit safe", pieces: pieces(rollout.points, p => p.threshold), step: true },
     ],
   });
   const rows = rollout.points.map(p => [p.at, p.step, p.runs, number(p.harm), number(p.non_inferiority), p.verdict]);
