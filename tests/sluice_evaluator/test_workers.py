@@ -316,6 +316,21 @@ def test_raw_traces_become_a_published_verdict(tmp_path: Path) -> None:
     assert (others.summary.verdict, others.summary.foreign_runs) == (ShadowVerdict.NO_DATA, 60)
 
 
+def test_mirrored_requests_are_joined_from_the_trace_store(tmp_path):
+    served, mirrored = arm("baseline", 80, 4, STABLE), arm("mirror", 70, 4, CANDIDATE)
+    for runs in (served, mirrored):
+        for number, one in enumerate(runs):
+            one |= {"request_id": f"q{number}", "rollout": ""}
+    write_traces(tmp_path / "traces", [*served, *mirrored])
+    job = shadow_job(tmp_path, method="sequential", paired=True, rollout="", margin=0.2, harm_alpha=0.025)
+    summary = shadow_worker.run(job, Reporter(job)).summary
+    assert summary.verdict == ShadowVerdict.NON_INFERIOR
+    assert (summary.pairs.joined, summary.pairs.only_candidate, summary.pairs.unmatched) == (70, 0, 0)
+    assert (summary.e_process.threshold, summary.e_process.harm_threshold) == (20.0, 40.0)
+    assert summary.candidate_share == 70 / 80
+    assert summary.evaluator.startswith("sha256:")
+
+
 def test_the_sequential_method_reports_its_e_values(tmp_path: Path) -> None:
     write_traces(tmp_path / "traces", arm("baseline", 300, 6, STABLE) + arm("candidate", 150, 40, CANDIDATE))
     job = shadow_job(tmp_path, method="sequential", min_runs=1000)
