@@ -97,8 +97,8 @@ class KubeApi:
         finally:
             response.release_conn()
 
-    def annotate(self, kind: str, namespace: str, name: str, values: Mapping[str, str]) -> Raw:
-        """Set annotations; return the object. Raises KubeError."""
+    def annotate(self, kind: str, namespace: str, name: str, values: Mapping[str, str | None]) -> Raw:
+        """Set annotations, or remove them (None); return the object. Raises KubeError."""
         body = {"metadata": {"annotations": dict(values)}}
         query = {"fieldManager": FIELD_MANAGER}
         return self._json("PATCH", f"{_path(kind, namespace)}/{name}", body=body, query=query)

@@ -73,7 +73,11 @@ def promote(api: KubeApi, namespace: str, name: str, timeout_s: float | None) ->
     asked = step in ((rollout.get("spec") or {}).get("approval") or ())
     text = f"step {step} approved by {who}" + ("" if asked else "; it does not ask for it: its evidence decides alone")
     # A step that advances at once forgets nothing: the approval stays in the list.
-    return _acknowledged(api, namespace, name, timeout_s, approved, text)
+    code = _acknowledged(api, namespace, name, timeout_s, approved, text)
+    if code is Exit.DONE and timeout_s != 0:
+        # The name is in the status now; left here, it would sign the next approval, whoever gives that.
+        api.annotate(ROLLOUT, namespace, name, {ANNOTATION_PROMOTED_BY: None})
+    return code
 
 
 def promote_fully(api: KubeApi, namespace: str, name: str, timeout_s: float | None) -> Exit:
