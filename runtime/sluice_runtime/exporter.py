@@ -217,7 +217,7 @@ def _file_name(identity: str, *, reserved: bool) -> str:
 
 
 def _encode(trace: Trace) -> bytes:
-    document = json.dumps(_plain(trace.model_dump()), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    document = json.dumps(_plain(trace.model_dump()), ensure_ascii=False, allow_nan=False) + "\n"
     return document.encode(errors="replace")
 
 

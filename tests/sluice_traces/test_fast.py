@@ -10,7 +10,7 @@ from sluice_api.contracts.trace import Label
 from sluice_traces.convert import NO_SCREENS, ConvertConfig, Converter, Tally
 from sluice_traces.fast import action_line, outcome_text, size_line
 from sluice_traces.ladder import judge_steps
-from sluice_traces.records import TraceRecord
+from sluice_traces.records import ParamsRecord, TraceRecord
 from sluice_traces.rows import encode_rows
 
 DECODER = msgspec.json.Decoder(TraceRecord)
@@ -45,7 +45,7 @@ def test_outcomes(text):
     ),
 )
 def test_actions(action_type, params):
-    assert action_line(action_type, params) == format_action(action_type, params)
+    assert action_line(action_type, ParamsRecord(**(params or {}))) == format_action(action_type, params)
 
 
 @settings(max_examples=300, deadline=None)

@@ -13,7 +13,7 @@ from sluice_api.contracts.trace import Label, LabelReason
 from sluice_traces.encoded import text_rows
 from sluice_traces.fast import action_line, outcome_text
 from sluice_traces.ladder import LABEL_OF, Verdict, judge_steps
-from sluice_traces.records import ActionRecord, LabelledStepRecord, ParamsRecord, StepRecord
+from sluice_traces.records import NO_PARAMS, ActionRecord, LabelledStepRecord, ParamsRecord, StepRecord
 from sluice_traces.rows import SYSTEM_TURN, MetadataRow, RejectedRowRecord, SftRowRecord, TurnRow
 
 
@@ -137,7 +137,7 @@ def action_text(action: ActionRecord | None) -> str | DropReason:
     """The action as one line of text, or why there is none."""
     if action is None or not action.action_type:
         return DropReason.NO_ACTION
-    return action_line(action.action_type, action.arguments()) or DropReason.ACTION_NOT_IN_GRAMMAR
+    return action_line(action.action_type, action.params or NO_PARAMS) or DropReason.ACTION_NOT_IN_GRAMMAR
 
 
 def _scrub_action(action: ActionRecord | None, scrub: Scrub) -> ActionRecord | None:

@@ -4,10 +4,9 @@ Those modules stay the one definition of prompt and grammar: whatever is not pla
 tests compare both on generated texts.
 """
 
-from typing import Any
-
 from sluice_api.actions import SCROLL_DIRECTIONS, format_action
 from sluice_api.chat import OUTCOME_LIMIT, OUTCOME_SENTENCES, render_outcome, render_user
+from sluice_traces.records import ParamsRecord
 
 
 def outcome_text(predicted_outcome: str | None) -> str:
@@ -33,26 +32,25 @@ def size_line(width: int, height: int) -> str:
     return render_user("", width, height, False).rpartition("\n")[2]
 
 
-def action_line(action_type: str, params: dict[str, Any] | None) -> str | None:
+def action_line(action_type: str, params: ParamsRecord) -> str | None:
     """`format_action`: clicks at whole pixels and plain texts need none of the grammar's care."""
-    if params is not None:
-        if action_type == "click":
-            x, y = params.get("x"), params.get("y")
-            if type(x) is int and type(y) is int and x >= 0 and y >= 0:
-                return f"click({x}, {y})"
-        elif action_type == "type_text":
-            text = params.get("text")
-            if type(text) is str and text and _needs_no_escape(text):
-                return f'type_text("{text}")'
-        elif action_type == "done":
-            summary = params.get("summary")
-            if type(summary) is str and _needs_no_escape(summary):
-                return f'done("{summary}")'
-        elif action_type == "scroll":
-            direction, amount = params.get("direction"), params.get("amount")
-            if direction in SCROLL_DIRECTIONS and type(amount) is int and amount > 0:
-                return f'scroll("{direction}", {amount})'
-    return format_action(action_type, params)
+    if action_type == "click":
+        x, y = params.x, params.y
+        if type(x) is int and type(y) is int and x >= 0 and y >= 0:
+            return f"click({x}, {y})"
+    elif action_type == "type_text":
+        text = params.text
+        if type(text) is str and text and _needs_no_escape(text):
+            return f'type_text("{text}")'
+    elif action_type == "done":
+        summary = params.summary
+        if type(summary) is str and _needs_no_escape(summary):
+            return f'done("{summary}")'
+    elif action_type == "scroll":
+        direction, amount = params.direction, params.amount
+        if direction in SCROLL_DIRECTIONS and type(amount) is int and amount > 0:
+            return f'scroll("{direction}", {amount})'
+    return format_action(action_type, params.given())
 
 
 def _needs_no_escape(text: str) -> bool:

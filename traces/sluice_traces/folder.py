@@ -71,6 +71,7 @@ class FolderConverter:
             redactor: replaces private text; None lets everything through.
         """
         self._config = config
+        self._converter = Converter(config)
         self._root = screenshots_root
         self._redactor = redactor
 
@@ -121,7 +122,7 @@ class FolderConverter:
         if self._root is not None:
             folder = Path(tenant_folder(tenant_id))
             screens = find_screens(self._root, (relative, folder / relative.name))
-        converter = Converter(self._config)
+        converter = self._converter
         redactor = None if self._redactor is None else self._redactor.run()
         if redactor is not None:
             converter = Converter(self._config, redactor.scrub)

@@ -48,6 +48,8 @@ _STEPS = msgspec.json.Decoder(list[msgspec.Raw])
 _STEP = msgspec.json.Decoder(_JudgedStep)
 _STEP_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODE = msgspec.json.Encoder().encode
+_LABELS = (Label.POSITIVE.value, Label.NEGATIVE.value, Label.NEUTRAL.value)
+_LABEL_NAMES = {reason: label.value for reason, label in LABEL_OF.items()}
 _SUFFIXES = {
     reason: b'"label":' + _ENCODE(label.value) + b',"label_reason":' + _ENCODE(reason.value) + b"}"
     for reason, label in LABEL_OF.items()
@@ -89,9 +91,9 @@ class LabelRun:
 
 def summarise(reasons: dict[LabelReason, int]) -> dict[str, int]:
     """Steps by label, from steps by ladder rule."""
-    counts = {Label.POSITIVE.value: 0, Label.NEGATIVE.value: 0, Label.NEUTRAL.value: 0}
+    counts = dict.fromkeys(_LABELS, 0)
     for reason, count in reasons.items():
-        counts[LABEL_OF[reason].value] += count
+        counts[_LABEL_NAMES[reason]] += count
     return counts
 
 
@@ -147,7 +149,8 @@ def label_file(source: Path, target: Path, source_path: str, run: LabelRun, *, f
         OSError: a file cannot be read or written.
     """
     stat = source.stat()
-    if not force and _modified(target) == stat.st_mtime_ns:
+    modified = _modified(target)
+    if not force and modified == stat.st_mtime_ns:
         finished = _finished_reasons(target)
         if finished is not None:
             run.unchanged += 1
@@ -155,7 +158,7 @@ def label_file(source: Path, target: Path, source_path: str, run: LabelRun, *, f
             return
     check_size(stat.st_size, MAX_FILE_BYTES)
     raw = source.read_bytes()
-    labelled = label_document(raw, source_path, _review_of(target, raw))
+    labelled = label_document(raw, source_path, _review_of(target, raw) if modified is not None else None)
     write_atomically(target, labelled.content, modified_ns=stat.st_mtime_ns)
     run.labelled += 1
     run.count(labelled.reasons)
@@ -180,10 +183,13 @@ def write_atomically(target: Path, content: bytes, *, modified_ns: int | None = 
     Raises:
         OSError: it cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
-        temporary.write_bytes(content)
+        try:
+            temporary.write_bytes(content)
+        except FileNotFoundError:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
         if modified_ns is not None:
             os.utime(temporary, ns=(modified_ns, modified_ns))
         temporary.replace(target)

@@ -27,6 +27,10 @@ class ParamsRecord(msgspec.Struct, gc=False):
     seconds: Any = msgspec.UNSET
     summary: Any = msgspec.UNSET
 
+    def given(self) -> dict[str, Any]:
+        """The arguments that there are, by name."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not msgspec.UNSET}
+
 
 NO_PARAMS = ParamsRecord()
 """No arguments."""
@@ -42,8 +46,7 @@ class ActionRecord(msgspec.Struct, gc=False):
 
     def arguments(self) -> dict[str, Any]:
         """The arguments that there are, by name."""
-        found = ((name, getattr(self.params, name)) for name in ParamsRecord.__struct_fields__) if self.params else ()
-        return {name: value for name, value in found if value is not msgspec.UNSET}
+        return {} if self.params is None else self.params.given()
 
 
 class StepRecord(msgspec.Struct, gc=False):
