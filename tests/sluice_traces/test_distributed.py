@@ -1,17 +1,22 @@
 """Labelling on a real local Ray: the same version as in one process, and the same failures."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from sluice_api.contracts.jobs import LabelOutput
+from sluice_api.contracts.jobs import LabelJob, LabelOutput
 from sluice_artifacts import ForbiddenError
 from sluice_artifacts.reporting import Reporter
 from sluice_traces import distributed
-from sluice_traces.distributed import RayLabelling
 from sluice_traces.worker import run
 from trace_factory import label_job, many, step, trace, write_trace
 from versions import document
+
+SCRIPT = str(Path(__file__).parents[1] / "support" / "ray_builds.py")
 
 
 def build(source, output, **fields) -> LabelOutput:
@@ -19,40 +24,34 @@ def build(source, output, **fields) -> LabelOutput:
     return run(job, Reporter(job))
 
 
-@pytest.fixture
-def small_pages(monkeypatch):
-    """Pages and windows so small that a few traces fill several."""
-    monkeypatch.setattr(distributed, "PAGES_PER_WORKER", 2)
-    monkeypatch.setattr(RayLabelling.__init__, "__kwdefaults__", {"page_files": 5})
+def build_in_tasks(job: LabelJob) -> LabelOutput:
+    """Build a version in tasks of a local Ray, which the build starts and ends."""
+    environment = {name: value for name, value in os.environ.items() if name != distributed.ADDRESS_VARIABLE}
+    command = [sys.executable, SCRIPT, job.model_dump_json(by_alias=True)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return LabelOutput.model_validate_json(finished.stdout.splitlines()[-1])
 
 
-@pytest.fixture
-def one_ray():
-    """One local Ray for several builds, started as a build starts it."""
-    distributed._connect(2)
-    yield
-    distributed.ray.shutdown()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
-@pytest.mark.usefixtures("one_ray")
-def test_many_workers_give_the_version_of_one_process(tmp_path, small_pages):
+@pytest.mark.integration
+def test_many_workers_give_the_version_of_one_process(tmp_path):
     source = tmp_path / "traces"
-    many(source, 43)
-    write_trace(source, trace("shots", "acme"), screens=True)
-    write_trace(source, trace("mail", "acme", steps=[step(0, intent="to joe@example.com")]))
+    many(source, 7)
+    first = build(source, tmp_path / "one")
+    # What an earlier build knows is known to tasks too: two builds go on from the same place.
+    shutil.copytree(tmp_path / "one" / "datasets", tmp_path / "two" / "datasets")
+    for number in range(40):
+        started = f"2026-11-02T00:{number:02d}:00Z"
+        steps = [step(0, intent=f"mail {number} to joe@example.com")]
+        write_trace(source, trace(f"new-{number:02d}", "acme", steps, started_at=started), screens=number % 9 == 0)
     (source / "acme" / "cut.json").write_text("{")
     (source / "acme" / "copy.json").write_text((source / "tenant-0" / "run-000.json").read_text())
-    one = build(source, tmp_path / "one")
-    two = build(source, tmp_path / "two", workers=2)
-    assert two.dataset.digest == one.dataset.digest
+    parent = first.dataset.digest
+    two = build_in_tasks(label_job(source, tmp_path / "two", workers=2, parent=parent))
+    one = build(source, tmp_path / "one", parent=parent)
+    assert two.reused_files == one.reused_files == 7
+    assert two.dataset.digest == one.dataset.digest != parent
     assert document(two.dataset, "report.json") == document(one.dataset, "report.json")
-    for number in range(12):
-        write_trace(source, trace(f"new-{number}", "acme", started_at="2026-11-02T00:00:00Z"))
-    parent = one.dataset.digest
-    refreshed = build(source, tmp_path / "two", workers=2, parent=parent)
-    assert refreshed.reused_files == 47
-    assert refreshed.dataset.digest == build(source, tmp_path / "one", parent=parent).dataset.digest
 
 
 def test_a_failing_storage_is_told_as_in_one_process(tmp_path):

@@ -55,15 +55,9 @@ _OUTCOMES = msgspec.msgpack.Decoder(list[bytes])
 class RayLabelling:
     """Labels in tasks of Ray Data: of the cluster that the job runs in, or of a local one for the time of the build."""
 
-    def __init__(self, job: LabelJob, *, page_files: int = PAGE_FILES) -> None:
-        """Prepare to label.
-
-        Args:
-            job: the job; `workers` tasks run at a time.
-            page_files: files a task.
-        """
+    def __init__(self, job: LabelJob) -> None:
+        """Prepare to label; `workers` tasks of the job run at a time."""
         self._job = job
-        self._page_files = page_files
 
     def outcomes(
         self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
@@ -85,10 +79,10 @@ class RayLabelling:
     def _labelled(
         self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
     ) -> Iterator[tuple[SourceFile, Outcome | None]]:
-        window = self._job.workers * PAGES_PER_WORKER * self._page_files
+        window = self._job.workers * PAGES_PER_WORKER * PAGE_FILES
         while listed := list(itertools.islice(files, window)):
             asked = [(file, known(file)) for file in listed]
-            pages = _pages([todo(file) for file, is_known in asked if not is_known], self._page_files)
+            pages = _pages([todo(file) for file, is_known in asked if not is_known], PAGE_FILES)
             found = self._run(pages)
             for file, is_known in asked:
                 yield file, None if is_known else next(found)
