@@ -105,7 +105,7 @@ def attempt(uri, number=1, **more):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(None, "NotFoundError"), ("{", "not an analysis"), ('{"run": 1}', "not an analysis")],
+    [(None, "no plain file of at most 16 MiB"), ("{", "not an analysis"), ('{"run": 1}', "not an analysis")],
     ids=["gone", "cut short", "another document"],
 )
 def test_an_analysis_that_cannot_be_read_is_named_and_not_quoted(content, word, world, tmp_path):
@@ -116,6 +116,12 @@ def test_an_analysis_that_cannot_be_read_is_named_and_not_quoted(content, word, 
     assert lineage["problems"] == [f"file://{tmp_path}/result.json: {word}"]
     assert lineage["rollout"]["points"] == []
     assert lineage["rollout"]["thresholds"] is None
+
+
+def test_a_file_that_never_ends_is_not_read(world, tmp_path):
+    (tmp_path / "result.json").symlink_to("/dev/zero")
+    world.items = [rollout(phase="Soaking", step=1, attempts=[attempt(f"file://{tmp_path}/")])]
+    assert "no plain file" in world.source.state()["lineages"][0]["problems"][0]
 
 
 def test_attempts_that_failed_or_run_are_no_analyses(world, tmp_path):

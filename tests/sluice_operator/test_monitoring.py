@@ -186,3 +186,29 @@ class TestQueries:
     )
     def test_what_exists_is_no_problem(self, expression):
         assert problems(expression) == []
+
+
+class TestDebianTools:
+    SCRIPT = ROOT / ".ci" / "debian-tools"
+
+    def run(self, path):
+        command = ["/bin/bash", str(self.SCRIPT)]
+        return subprocess.run(command, env={"PATH": str(path)}, capture_output=True, text=True, timeout=60, check=False)
+
+    def test_without_root_it_says_what_to_install_and_lets_the_tests_go_on(self, tmp_path):
+        (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+        (tmp_path / "id").chmod(0o755)
+        result = self.run(tmp_path)
+        assert result.returncode == 0
+        assert "apt-get install --no-install-recommends prometheus chromium" in result.stderr
+
+    def test_with_everything_there_it_does_nothing(self, tmp_path):
+        for name in ("promtool", "prometheus", "chromium"):
+            (tmp_path / name).touch(0o755)
+        result = self.run(tmp_path)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+    def test_a_test_without_its_program_fails_and_names_the_package(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(pytest.fail.Exception, match="apt-get install prometheus"):
+            program("promtool")

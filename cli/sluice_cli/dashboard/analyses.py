@@ -7,6 +7,7 @@ count, which the step's scorecards and known attempts share. A result never chan
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from sluice_api.contracts.jobs import Result, ShadowOutput
@@ -19,6 +20,8 @@ RESULT_FILE = "result.json"
 """What a finished attempt leaves below its prefix."""
 KEPT = 8192
 """Analyses remembered; the oldest are forgotten first."""
+LARGEST = 16 << 20
+"""Largest analysis that is read from a file system, in bytes."""
 MOST_READS = 50
 """Older results read in one look."""
 
@@ -106,6 +109,8 @@ class Analyses:
         """Read what is not known yet; return what is wrong with it, without what lies there."""
         if uri in self.known:
             return ""
+        if uri.startswith("file://") and not _is_plain(uri):
+            return f"{uri}: no plain file of at most {LARGEST >> 20} MiB"
         try:
             self.known[uri] = _parsed(open_store(uri).read(uri), uri)
         except ArtifactError as error:
@@ -115,6 +120,12 @@ class Analyses:
         while len(self.known) > KEPT:
             del self.known[next(iter(self.known))]
         return ""
+
+
+def _is_plain(uri: str) -> bool:
+    """Return whether a file is one that can be read to its end; objects name it, and a device would never end."""
+    path = Path(uri.removeprefix("file://"))
+    return path.is_file() and path.stat().st_size <= LARGEST
 
 
 def _parsed(data: bytes, uri: str) -> tuple[ShadowSummary, str] | None:

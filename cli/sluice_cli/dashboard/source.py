@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from sluice_api.instants import format_instant
 from sluice_cli.dashboard.analyses import Analyses
 from sluice_cli.dashboard.state import Seen, lineage_state
 from sluice_cli.kube import KubeError
@@ -61,7 +62,7 @@ class Source:
         head = {
             "namespace": self._namespace or "all namespaces",
             "server": self._reader.server,
-            "at": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "at": format_instant(now),
         }
         try:
             items = [item for kind in KINDS for item in self._reader.list(kind, self._namespace)]
@@ -81,7 +82,7 @@ class Source:
         """Remember a rollout's weights where they changed; return all that were seen, the present ones last."""
         weight = (lineage.rollout.status.get("weight") if lineage.rollout else None) or {}
         present = Seen(
-            at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            at=format_instant(now),
             desired=float(weight.get("desired") or 0),
             actual=float(weight.get("actual") or 0),
         )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from sluice_api.instants import format_instant
 from sluice_api.v1alpha1.common import ANNOTATION_ABORT, ANNOTATION_PROMOTE, ANNOTATION_PROMOTED_BY, ANNOTATION_RETRY
 from sluice_cli.kube import KubeApi
 from sluice_cli.lineage import ROLLOUT
@@ -139,7 +140,7 @@ def _command(
     why = objection(_status(rollout))
     if why:
         return _does_not_apply(command, why)
-    instant = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    instant = format_instant(datetime.now(UTC), "microseconds")
     value = f"{instant} by {api.whoami()}"[:MOST]
     api.annotate(ROLLOUT, namespace, name, {annotation: value})
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sluice_cli.kube import KubeApi
+from sluice_cli.kube import KubeApi, KubeError
 from sluice_cli.lineage import DATASET, EVALUATION, ROLLOUT, RUN, SCORECARD, Lineage, Link, Objects, lineage_of
 from sluice_cli.rollout.tree import console, render
 from sluice_cli.rollout.view import rollout_view
@@ -50,7 +50,9 @@ def _live(api: KubeApi, namespace: str, name: str, screen: Any) -> Exit:
         for rollout in follower.looks(None):
             if rollout is None:
                 break
-            live.update(render(rollout_view(look(api, namespace, rollout), datetime.now(UTC))))
+            picture = _picture(api, namespace, rollout)
+            if picture is not None:
+                live.update(picture)
     return _gone(name)
 
 
@@ -62,12 +64,23 @@ def _lines(api: KubeApi, namespace: str, name: str, screen: Any) -> Exit:
             if rollout is None:
                 break
             version = str(rollout["metadata"]["resourceVersion"])
-            if version != before:
-                screen.print(render(rollout_view(look(api, namespace, rollout), datetime.now(UTC))))
+            picture = _picture(api, namespace, rollout) if version != before else None
+            if picture is not None:
+                screen.print(picture)
                 screen.print()
                 screen.file.flush()
                 before = version
     return _gone(name)
+
+
+def _picture(api: KubeApi, namespace: str, rollout: Mapping[str, Any]) -> Any:
+    """Return the picture of a rollout; None while the API server does not answer: the one before stays."""
+    try:
+        return render(rollout_view(look(api, namespace, rollout), datetime.now(UTC)))
+    except KubeError as error:
+        if error.status is not None and error.status < 500 and error.status != 429:
+            raise
+        return None
 
 
 def _gone(name: str) -> Exit:
