@@ -1,0 +1,100 @@
+"""`sluice trace label` as a process on a terminal: progress with an estimate, stopped by Ctrl-C and by kill -9.
+
+A named pipe among the traces stops the command at a known place: it waits there for a writer.
+"""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trace_factory import many, trace
+
+FILES = 40
+COMMAND = [sys.executable, "-c", "import sys; from sluice_cli.main import main; sys.exit(main(sys.argv[1:]))"]
+
+
+class Terminal:
+    """A command on a pseudo-terminal."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.shown = b""
+        # Nothing of this process runs in the child: it becomes the command at once.
+        self.pid, self.screen = pty.fork()
+        if self.pid == 0:
+            os.execve(COMMAND[0], [*COMMAND, *map(str, arguments)], {**os.environ, "TERM": "xterm", "COLUMNS": "100"})
+
+    def read_until(self, reached, seconds=60.0) -> None:
+        """Read what is shown until something holds."""
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert time.monotonic() < deadline, self.shown.decode(errors="replace")
+            if select.select([self.screen], [], [], 0.05)[0]:
+                self.shown += os.read(self.screen, 65536)
+
+    def end(self) -> int:
+        """Read to the end; the exit code, negative for a signal."""
+        try:
+            while block := os.read(self.screen, 65536):
+                self.shown += block
+        except OSError:
+            pass
+        os.close(self.screen)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def labelled(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Inode and content of every file of an output."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): (path.stat().st_ino, path.read_bytes()) for path in paths}
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "traces"
+    many(folder, FILES, tenants=4)
+    os.mkfifo(folder / "tenant-2" / "a-pipe.json")
+    return folder
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_a_stopped_command_goes_on_without_doing_anything_twice(source, tmp_path, stop):
+    output = tmp_path / "out"
+    before_pipe = sum(1 for folder in ("tenant-0", "tenant-1") for _ in (source / folder).iterdir())
+    command = Terminal("trace", "label", source, "-o", output)
+    command.read_until(lambda: sum(1 for _ in output.rglob("*.json")) == before_pipe)
+    if stop == signal.SIGINT:
+        command.read_until(lambda: b"labelling" in command.shown)
+        os.write(command.screen, b"\x03")
+        assert command.end() == 130
+        text = command.shown.decode()
+        assert f"stopped after {before_pipe} of {FILES + 1} files; the same command goes on from there" in text
+        assert re.search(rf"labelling.*\d+/{FILES + 1}.*(-:--:--|\d:\d\d:\d\d)", text), text
+    else:
+        os.kill(command.pid, stop)
+        assert command.end() == -stop
+    first = labelled(output)
+    assert len(first) == before_pipe
+
+    pipe = source / "tenant-2" / "a-pipe.json"
+    pipe.unlink()
+    pipe.write_text(json.dumps(trace("a-pipe", "tenant-2")))
+    again = Terminal("trace", "label", source, "-o", output)
+    assert again.end() == 0
+    assert f"{FILES + 1 - before_pipe} labelled, {before_pipe} up to date, 0 skipped" in again.shown.decode()
+    after = labelled(output)
+    assert {name: after[name] for name in first} == first, "what was finished is the same file"
+    assert len(after) == FILES + 1
+
+    clean = tmp_path / "clean"
+    assert Terminal("trace", "label", source, "-o", clean).end() == 0
+    assert {name: content for name, (_, content) in labelled(clean).items()} == {
+        name: content for name, (_, content) in after.items()
+    }
