@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _WORDS = (
@@ -23,6 +24,14 @@ def made_up_traces(count: int, seed: int) -> Iterator[bytes]:
         if rng.random() < 0.04:
             steps[-1] |= {"success": False, "data": rng.choice(_ESCALATIONS), "observed_outcome": ""}
         yield json.dumps(_trace(rng, number, steps)).encode()
+
+
+def write_files(root: Path, count: int) -> None:
+    """So many traces as files `<tenant>/<run>.json`."""
+    for number, raw in enumerate(made_up_traces(count, seed=2)):
+        folder = root / f"tenant-{number % 37}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"run-{number:08d}.json").write_bytes(raw)
 
 
 def _trace(rng: random.Random, number: int, steps: list[dict[str, Any]]) -> dict[str, Any]:
