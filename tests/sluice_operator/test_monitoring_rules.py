@@ -98,6 +98,15 @@ CASES = {
         given=arm("candidate", "0+5x600", "0+0.6x600"),
         silent=["2h"],
     ),
+    "SluiceEscalationHigh measures a candidate at 100 % by what the stable arm was last known to do": Case(
+        alert="SluiceEscalationHigh",
+        given=[
+            *arm("candidate", "0+5x1320", "0+0.2x240 48+0.9x1080"),
+            *arm("stable", "0+25x240 6000x1080", "0+1x240 240x1080"),
+        ],
+        silent=["2h"],
+        fires=["9h", "10h30m"],
+    ),
     "SluiceEscalationHigh goes on over a restart that sets the counters back": Case(
         alert="SluiceEscalationHigh",
         given=[

@@ -56,7 +56,8 @@ class RuleConfig:
     no_data: str = "30m"
     """Age of the newest sample from which a rollout with traffic is without data."""
     memory: str = "1d"
-    """How long the last known weight is remembered while the operator is down."""
+    """How long is remembered what was last known: weights while the operator is down, and the stable arm's escalation
+    rate while it has no runs."""
     escalation_for: str = "5m"
     """How long escalation must be high."""
     no_data_for: str = "30m"
@@ -125,7 +126,8 @@ def recording_rules(config: RuleConfig) -> list[dict[str, Any]]:
     def increase(metric: catalogue.Metric) -> str:
         return f"sum by ({BY}, arm) (increase({metric.series}[{config.window}]))"
 
-    stable = f'clamp_min({ESCALATION_RATE}{{arm="stable"}}, {config.floor:g})'
+    # At 100 % no stable run comes any more: what the arm was last known to do is the measure then.
+    stable = f'clamp_min(last_over_time({ESCALATION_RATE}{{arm="stable"}}[{config.memory}]), {config.floor:g})'
     return [
         {"record": MATURED_IN_WINDOW, "expr": increase(catalogue.MATURED)},
         {"record": ESCALATED_IN_WINDOW, "expr": increase(catalogue.ESCALATED)},
