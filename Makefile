@@ -42,6 +42,7 @@ check: install verify ## lint, format, types, import rules, generated files
 
 .PHONY: bench-traces
 bench-traces: install ## measure the data pipeline against its peers
+	uv pip install --quiet --python $(PY) --constraint constraints.txt --editable '.[bench]'
 	$(PY) bench/traces/main.py
 
 .PHONY: bench-eval
