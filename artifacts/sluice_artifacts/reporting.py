@@ -26,6 +26,7 @@ from sluice_api.contracts.jobs import (
     Progress,
     Result,
 )
+from sluice_api.instants import format_instant
 from sluice_artifacts.digests import canonical_json
 from sluice_artifacts.errors import ArtifactError, ConflictError
 from sluice_artifacts.failures import StopRequested, WorkerError, classify
@@ -53,11 +54,6 @@ class WorkerFunction(Protocol[J_contra]):
 def utc_now() -> datetime:
     """Return the present instant, aware, UTC."""
     return datetime.now(UTC)
-
-
-def format_instant(instant: datetime) -> str:
-    """Return an aware instant as RFC 3339 in UTC with milliseconds, e.g. `2026-11-21T14:58:00.000Z`."""
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Reporter:
@@ -152,7 +148,7 @@ class Reporter:
         return self._cooperative > 0
 
     def _write(self) -> None:
-        self._progress = self._progress.model_copy(update={"updated_at": format_instant(self._now())})
+        self._progress = self._progress.model_copy(update={"updated_at": format_instant(self._now(), "milliseconds")})
         self._written_at = self._monotonic()
         self._pending = False
         try:
@@ -192,7 +188,11 @@ def run_worker(
             _log.error("the attempt failed as %s: %s", failure.failure_class, failure.message, exc_info=error)
         reporter.flush()
         result = Result(
-            run=job.run, attempt=job.attempt, finished_at=format_instant(now()), output=output, failure=failure
+            run=job.run,
+            attempt=job.attempt,
+            finished_at=format_instant(now(), "milliseconds"),
+            output=output,
+            failure=failure,
         )
         return 0 if _write_result(job, result, result_store, sleep) else 3
 

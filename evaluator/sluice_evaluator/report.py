@@ -10,13 +10,9 @@ from pydantic import ValidationError
 
 from sluice_api.contracts.evaluation import EvalReport, MetricValue, TaskResult
 from sluice_api.contracts.jobs import EvalSummary
+from sluice_api.instants import format_instant
 from sluice_evaluator.errors import EvaluationError
 from sluice_evaluator.statistics import wilson
-
-
-def rfc3339(instant: datetime) -> str:
-    """Write an aware instant in UTC with milliseconds."""
-    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def majority(repeats: Sequence[TaskResult]) -> TaskResult:
@@ -98,8 +94,8 @@ def build_report(
     passed = sum(result.passed for result in results)
     return EvalReport(
         name=name,
-        started_at=rfc3339(started_at),
-        ended_at=rfc3339(ended_at),
+        started_at=format_instant(started_at, "milliseconds"),
+        ended_at=format_instant(ended_at, "milliseconds"),
         task_count=len(results),
         pass_count=passed,
         fail_count=len(results) - passed,
@@ -143,7 +139,7 @@ def parse_report(data: bytes, source: str) -> EvalReport:
         raise EvaluationError(f"{source}: not an evaluation report: `pass_rate` or `results` is missing")
     for key in ("started_at", "ended_at"):
         if isinstance(document.get(key), int | float):
-            document[key] = rfc3339(datetime.fromtimestamp(document[key], UTC))
+            document[key] = format_instant(datetime.fromtimestamp(document[key], UTC), "milliseconds")
     for row in document["results"] if isinstance(document["results"], list) else []:
         outcome = row.get("outcome") if isinstance(row, dict) else None
         if isinstance(outcome, dict) and outcome.get("error") == "":

@@ -97,8 +97,8 @@ def _judge(
 ) -> "Scorecard":
     """Judge, the comparison at what the history leaves of its budget where there is a history."""
     from sluice_api.contracts.scorecard import Tier
+    from sluice_api.instants import format_instant
     from sluice_artifacts import canonical_json, digest_bytes
-    from sluice_evaluator.report import rfc3339
     from sluice_evaluator.scorecard import Measurement, judge_evidence, with_overrides
     from sluice_evaluator.scorecard.budget import COMPARISON_KEY, charge, metadata_of, record_of
     from sluice_evaluator.scorecard.card import OVERRIDE, ComparisonTerms
@@ -117,7 +117,7 @@ def _judge(
         required_gates=args.require,
         candidate_digest=args.candidate_digest,
         judged_only=args.strict,
-        evaluated_at=rfc3339(now),
+        evaluated_at=format_instant(now, "milliseconds"),
         terms=ComparisonTerms(better=better, needed=better, level=record.level if record is not None else None),
     )
     if record is None or report is None:

@@ -17,7 +17,7 @@ from typing import Literal
 from sluice_api import ladder
 from sluice_api.contracts.shadow import EProcess, ShadowComparison, ShadowSummary, ShadowVerdict, VariantSummary
 from sluice_api.contracts.trace import Variant
-from sluice_evaluator.report import rfc3339
+from sluice_api.instants import format_instant
 from sluice_evaluator.runs import Run, RunSet
 from sluice_evaluator.shadow_pairs import Joined, join
 from sluice_evaluator.statistics import SequentialConfig, blocks_of, e_path
@@ -299,7 +299,7 @@ def analyze(found: RunSet, config: ShadowConfig) -> ShadowSummary:
         verdict=verdict,
         method=config.method,
         e_process=process,
-        since=rfc3339(config.since) if config.since else "",
+        since=format_instant(config.since, "milliseconds") if config.since else "",
         immature_runs=evidence.immature,
         foreign_runs=evidence.foreign,
         foreign_stable_runs=evidence.foreign_stable,
@@ -307,7 +307,7 @@ def analyze(found: RunSet, config: ShadowConfig) -> ShadowSummary:
         bad_examples=bad[:5],
         min_runs=config.min_runs,
         candidate_digest=config.candidate_digest,
-        last_run_at=rfc3339(evidence.newest) if evidence.newest else "",
+        last_run_at=format_instant(evidence.newest, "milliseconds") if evidence.newest else "",
         candidate_share=evidence.share,
         evaluator=evaluator_digest(),
         pairs=pairs.counts if pairs is not None else None,

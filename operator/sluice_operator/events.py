@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from sluice_api.instants import format_instant
 from sluice_operator.cluster import FIELD_MANAGER, Cluster
 from sluice_operator.decisions.base import EmitEvent
 from sluice_operator.errors import ClusterError
@@ -51,7 +52,7 @@ class EventRecorder:
     def _manifest(self, raw: dict[str, Any], event: EmitEvent) -> dict[str, Any]:
         metadata = raw["metadata"]
         now = datetime.now(UTC)
-        seconds = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        seconds = format_instant(now)
         return {
             "apiVersion": "v1",
             "kind": "Event",
@@ -73,7 +74,7 @@ class EventRecorder:
             "message": event.message[:MESSAGE_LIMIT],
             "firstTimestamp": seconds,
             "lastTimestamp": seconds,
-            "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "eventTime": format_instant(now, "microseconds"),
             "count": 1,
             "source": {"component": FIELD_MANAGER},
             "reportingComponent": f"sluice.dev/{FIELD_MANAGER}",

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from sluice_api.instants import format_instant
 from sluice_operator.cluster import Cluster
 from sluice_operator.errors import AlreadyExistsError, ClusterError, ConflictError, LeaseLostError
 from sluice_operator.resources import LEASE
@@ -158,7 +159,7 @@ class LeaseLock:
         return dict(spec)
 
     def _manifest(self, *, transitions: int) -> dict[str, Any]:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = format_instant(datetime.now(UTC), "microseconds")
         return {
             "apiVersion": LEASE.api_version,
             "kind": LEASE.kind,

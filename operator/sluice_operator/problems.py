@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from sluice_api.instants import format_instant
+
 CONDITION_LIMIT = 4096
 """Longest message of a condition."""
 
@@ -26,7 +28,7 @@ def with_problem(
         "Reconciling": "False" if stalled else "True",
         "Stalled": "True" if stalled else "False",
     }
-    now = instant.strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = format_instant(instant)
     conditions = []
     old = {str(condition.get("type")): condition for condition in status.get("conditions") or []}
     if (old.get("Ready") or {}).get("status") == "True":

@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from decisionworld import channel
 from rolloutworld import CANDIDATE, CARD, NAME, OTHER, ROLLOUT, ROOT, SPEC, STABLE, RolloutWorld, analysis
 from sluice_api.contracts.shadow import ShadowVerdict
+from sluice_api.instants import parse_instant
 from sluice_api.v1alpha1 import ShadowRollout
 from sluice_operator.decisions.base import Decision, GuardView, JobState, MoveChannel, RouterProblem, SetRoute
-from sluice_operator.decisions.duration import parse_instant
 from sluice_operator.manifests.configmap import router_document
 
 WEIGHTS = (5, 25, 100)
@@ -255,7 +255,7 @@ class Histories(RuleBasedStateMachine):
         self.wait(40)
         self.judge("Pass", 24)
         self.look()
-        self.world.backend_down = ""
+        self.backend(down=False)
 
     # People
 

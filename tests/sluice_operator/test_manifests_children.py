@@ -12,10 +12,11 @@ from decisionworld import channel, digest
 from rolloutworld import CANDIDATE, NAME, ROLLOUT, ROOT, STABLE, RolloutWorld
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.jobs import JOB_INPUT, EvalTarget
+from sluice_api.instants import parse_instant
 from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, TraceDataset
 from sluice_api.v1alpha1.common import Attempt
 from sluice_operator.decisions.base import Backend, Profile, SetRoute
-from sluice_operator.decisions.duration import format_duration, parse_duration, parse_instant
+from sluice_operator.decisions.duration import format_duration, parse_duration
 from sluice_operator.manifests.configmap import ROUTER_KEY, router_config_map
 from sluice_operator.manifests.httproute import http_route
 from sluice_operator.manifests.job import job

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.models import Channel
+from sluice_api.instants import format_instant
 from sluice_cli.local.layout import Layout, checkout
 
 SUITE_TASKS = 200
@@ -97,7 +98,7 @@ def prepare(layout: Layout, progress: Callable[[str], None]) -> None:
         digest=digest,
         base_model=ModelRef(uri=f"file://{base}/", digest=digest),
         changed_by="init",
-        changed_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        changed_at=format_instant(datetime.now(UTC)),
     )
     try:
         move_channel(layout.uri, channel, etag=None)

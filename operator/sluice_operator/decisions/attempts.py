@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from sluice_api.contracts.jobs import FailureClass, Progress
+from sluice_api.instants import parse_instant
 from sluice_api.v1alpha1.common import Attempt, AttemptFailure, BaseStatus, RunProgress
 from sluice_operator.decisions.common import Facts, Mood, Objection, Verdict
-from sluice_operator.decisions.duration import parse_instant
 from sluice_operator.decisions.reasons import Phase, Reason
 from sluice_operator.manifests.naming import attempt_uri, job_name
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from sluice_api.contracts.jobs import Progress, Result
 from sluice_api.contracts.models import Channel
+from sluice_api.instants import format_instant
 
 
 class JobState(StrEnum):
@@ -289,4 +290,4 @@ class Now:
     @property
     def text(self) -> str:
         """RFC 3339 with whole seconds and `Z`."""
-        return self.instant.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return format_instant(self.instant)

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from sluice_api.instants import parse_instant
 from sluice_api.v1alpha1.common import (
     ANNOTATION_ABORT,
     ANNOTATION_PROMOTE,
@@ -20,7 +21,6 @@ from sluice_api.v1alpha1.common import (
     SluiceObject,
 )
 from sluice_operator.decisions.base import Action, Decision, Now, Observed, Profile, SetFinalizer
-from sluice_operator.decisions.duration import parse_instant
 from sluice_operator.decisions.reasons import ConditionType, Phase, Reason
 
 K = TypeVar("K", bound=SluiceObject)

@@ -1,7 +1,7 @@
 """Durations and instants as text."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 _DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
@@ -34,23 +34,3 @@ def format_duration(length: timedelta) -> str:
         if number:
             parts.append(f"{number}{unit}")
     return "".join(parts) or "0s"
-
-
-def parse_instant(text: str) -> datetime:
-    """Return an RFC 3339 instant as an aware datetime in UTC.
-
-    Raises:
-        ValueError: the text is not an instant with an offset.
-    """
-    try:
-        instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise ValueError(f"{text!r} is not an RFC 3339 instant") from None
-    if instant.tzinfo is None:
-        raise ValueError(f"instant {text!r} has no offset: end it with Z")
-    return instant.astimezone(UTC)
-
-
-def format_instant(instant: datetime) -> str:
-    """Return an instant in RFC 3339, UTC, whole seconds."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

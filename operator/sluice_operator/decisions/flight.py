@@ -11,11 +11,12 @@ from datetime import timedelta
 from typing import Any
 
 from sluice_api.contracts.jobs import FailureClass, JobBase, Result
+from sluice_api.instants import parse_instant
 from sluice_api.v1alpha1.common import Attempt, AttemptFailure, RunProgress
 from sluice_operator.decisions.attempts import Limits, describe
 from sluice_operator.decisions.base import Action, AttemptView, JobState, JobView, StopJob, SubmitJob
 from sluice_operator.decisions.common import Facts, Mood, Objection, Verdict
-from sluice_operator.decisions.duration import format_duration, parse_instant
+from sluice_operator.decisions.duration import format_duration
 from sluice_operator.decisions.reasons import Phase, Reason
 
 _ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.MISSING})

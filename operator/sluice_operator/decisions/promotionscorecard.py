@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.jobs import ComparisonRecord, FailureClass, Result, ScorecardJob, ScorecardOutput
 from sluice_api.contracts.scorecard import GateResult
+from sluice_api.instants import format_instant, parse_instant
 from sluice_api.v1alpha1 import EvalRun, PromotionScorecard, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, ConditionStatus
 from sluice_api.v1alpha1.promotionscorecard import (
@@ -30,7 +31,7 @@ from sluice_operator.decisions.common import (
     profile_known,
     reference,
 )
-from sluice_operator.decisions.duration import format_instant, parse_duration, parse_instant
+from sluice_operator.decisions.duration import parse_duration
 from sluice_operator.decisions.models import short, trained
 from sluice_operator.decisions.reasons import ConditionType, Phase, Reason
 from sluice_operator.decisions.runs import Prepared, decide_run

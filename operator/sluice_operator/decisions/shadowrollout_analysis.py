@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from sluice_api.contracts.jobs import FailureClass, Result, ShadowJob, ShadowOutput
 from sluice_api.contracts.shadow import VariantSummary
 from sluice_api.contracts.trace import Variant
+from sluice_api.instants import parse_instant
 from sluice_api.v1alpha1.common import Attempt
 from sluice_api.v1alpha1.shadowrollout import Arms, ArmStatus, EvidenceStatus, ShadowRolloutStatus
 from sluice_operator.decisions.attempts import Limits, current, intend, refused, replaced, retry_delay
 from sluice_operator.decisions.base import Action
 from sluice_operator.decisions.common import Objection
-from sluice_operator.decisions.duration import parse_duration, parse_instant
+from sluice_operator.decisions.duration import parse_duration
 from sluice_operator.decisions.flight import Broken, Finished, InFlight, observe_attempt, stop_attempt
 from sluice_operator.decisions.reasons import Reason
 from sluice_operator.decisions.runs import failed_event

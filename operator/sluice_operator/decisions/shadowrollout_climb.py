@@ -1,6 +1,7 @@
 """The life of a step: set the route, see it in force, collect evidence, earn the next weight; at 100 %, promote."""
 
 from sluice_api.contracts.shadow import ShadowVerdict
+from sluice_api.instants import format_instant, parse_instant
 from sluice_api.v1alpha1.shadowrollout import Arms, ShadowRolloutStatus, Weight
 from sluice_operator.decisions.base import (
     Action,
@@ -12,7 +13,7 @@ from sluice_operator.decisions.base import (
     SetRoute,
 )
 from sluice_operator.decisions.common import AT_ONCE, Mood, Objection, Verdict, first_objection, profile_known
-from sluice_operator.decisions.duration import format_instant, parse_duration, parse_instant
+from sluice_operator.decisions.duration import parse_duration
 from sluice_operator.decisions.models import channel_of, short
 from sluice_operator.decisions.reasons import Phase, Reason
 from sluice_operator.decisions.shadowrollout_analysis import Analysed, begin, due, look

@@ -10,12 +10,13 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from sluice_api.contracts.shadow import ShadowVerdict
+from sluice_api.instants import format_instant, parse_instant
 from sluice_api.v1alpha1 import PromotionScorecard
 from sluice_api.v1alpha1.common import ANNOTATION_PROMOTED_BY
 from sluice_api.v1alpha1.shadowrollout import Approval, ShadowRolloutStatus, StepScorecardStatus
 from sluice_operator.decisions.base import CreateOnce, EmitEvent
 from sluice_operator.decisions.common import WAITING, Command, Mood, Objection, acknowledge, pending_command
-from sluice_operator.decisions.duration import format_duration, format_instant, parse_duration, parse_instant
+from sluice_operator.decisions.duration import format_duration, parse_duration
 from sluice_operator.decisions.models import short
 from sluice_operator.decisions.reasons import Phase, Reason
 from sluice_operator.decisions.shadowrollout_analysis import harm_alpha, last_failure

@@ -3,9 +3,10 @@
 from datetime import timedelta
 from typing import Literal
 
+from sluice_api.instants import parse_instant
 from sluice_api.v1alpha1.shadowrollout import Guard, GuardStatus, ShadowRolloutStatus
 from sluice_operator.decisions.base import GuardView
-from sluice_operator.decisions.duration import parse_duration, parse_instant
+from sluice_operator.decisions.duration import parse_duration
 from sluice_operator.decisions.reasons import Reason
 from sluice_operator.decisions.shadowrollout_view import Rollout, at
 

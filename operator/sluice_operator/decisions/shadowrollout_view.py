@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sluice_api.contracts.shadow import ShadowVerdict
+from sluice_api.instants import parse_instant
 from sluice_api.v1alpha1 import ShadowRollout
 from sluice_api.v1alpha1.common import ConditionStatus
 from sluice_api.v1alpha1.shadowrollout import Arms, RolloutStep, ShadowRolloutStatus, Weight
 from sluice_operator.decisions.base import Action, Decision, SetRoute
 from sluice_operator.decisions.common import Facts, Mood, Verdict, as_status, decided
-from sluice_operator.decisions.duration import parse_duration, parse_instant
+from sluice_operator.decisions.duration import parse_duration
 from sluice_operator.decisions.models import channel_of
 from sluice_operator.decisions.reasons import ConditionType, Reason
 from sluice_operator.manifests.configmap import traffic_of

@@ -11,6 +11,7 @@ from typing import Any
 from croniter import CroniterBadCronError, CroniterBadDateError, croniter
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob, LabelOutput, Result
+from sluice_api.instants import format_instant, parse_instant
 from sluice_api.v1alpha1 import TraceDataset
 from sluice_api.v1alpha1.common import Attempt, AttemptFailure, ConditionStatus
 from sluice_api.v1alpha1.tracedataset import DatasetVersion, TraceDatasetStatus
@@ -45,7 +46,6 @@ from sluice_operator.decisions.common import (
     pending_command,
     profile_known,
 )
-from sluice_operator.decisions.duration import format_instant, parse_instant
 from sluice_operator.decisions.flight import Broken, Finished, Flight, InFlight, observe_attempt, stop_attempt
 from sluice_operator.decisions.models import short
 from sluice_operator.decisions.reasons import ConditionType, Phase, Reason
