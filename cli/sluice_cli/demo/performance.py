@@ -93,9 +93,10 @@ def _look_around(stack: Stack) -> Panel:
     """Return the lines with which a user looks around."""
     lines = (
         f"export KUBECONFIG={stack.cluster.kubeconfig}",
-        f"export PATH={stack.kubectl.parent}:$PATH",
+        f"export PATH={stack.kubectl.parent}:{Path(sys.executable).parent}:$PATH",
         "kubectl get sluice",
-        "kubectl get shadowrollout storefront -o yaml",
+        "kubectl sluice rollout get storefront",
+        "sluice dashboard                     # every lineage, live",
         "kubectl describe promotionscorecard storefront-damaged",
         "kubectl get events --sort-by=.lastTimestamp",
         f"ls {stack.layout.root}",
