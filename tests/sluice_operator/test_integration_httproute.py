@@ -5,17 +5,20 @@ import asyncio
 import pytest
 import yaml
 
+from faultproxy import FaultProxy
 from manifests_for_tests import STABLE_DIGEST, chain, rollout
-from operators import await_crds, until
+from operators import await_crds, proxied, until
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.models import Channel
 from sluice_devcluster.gotools import gateway_api_crds
+from sluice_devcluster.kubeconfig import read_ca, read_cluster
 from sluice_operator.cluster import Cluster
 from sluice_operator.decisions.base import RouterProblem, SetRoute
 from sluice_operator.errors import ConflictError, ForeignObjectError, InvalidError
 from sluice_operator.manifests.httproute import http_route_name
 from sluice_operator.resources import HTTP_ROUTE, MODELS
 from sluice_operator.routers.httproute import HTTPRouteRouter
+from weight_killer import WeightKiller
 
 HTTP_ROUTES = "httproutes.gateway.networking.k8s.io"
 CANDIDATE_DIGEST = "sha256:" + "2" * 64
@@ -313,3 +316,51 @@ def test_a_rollout_behind_a_gateway_is_defended_and_gives_its_route_back(proved)
 
     proved.kubectl("-n", proved.namespace, "delete", "shadowrollout", "rollout", "--timeout=30s")
     assert weights(proved, name) == [[100, 0]]
+
+
+ADOPTED_STEPS = [{"weight": 10, "soak": "1s", "minRuns": 5}, {"weight": 100, "soak": "1s", "minRuns": 5}]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("traffic", [OWN, ADOPT], ids=["own", "adopted"])
+@pytest.mark.parametrize(("verdict", "end"), [("NonInferior", "Completed"), ("Harm", "RolledBack")])
+def test_killing_the_operator_at_every_weight_change_of_a_route_ends_alike(
+    place, http_routes, cluster, tmp_path, traffic, verdict, end
+):
+    _, entry = read_cluster(cluster.kubeconfig)
+    place.profiles(shown={"FAST_SHADOW": verdict})
+    text = yaml.safe_dump(shop([ref("agent-stable", 100), ref("agent-new", 0)]))
+    place.kubectl("-n", place.namespace, "apply", "-f", "-", input=text)
+    seen = []
+    with FaultProxy(entry["server"], read_ca(cluster.kubeconfig, entry)) as proxy:
+        operator = place.operator("victim", kubeconfig=proxied(place.kubeconfig, proxy.url, tmp_path / "proxied"))
+        operator.start()
+        place.apply(*chain(place.uri)[:4])
+        place.wait_phase("promotionscorecard", "card", "Passed")
+        killer = WeightKiller(operator)
+        proxy.plan.before, proxy.plan.after = killer.before, killer.after
+        analysis = {"source": {"uri": place.uri + "traces/"}, "interval": "2s", "maturity": "0s"}
+        place.apply(rollout(place.uri, traffic=traffic, steps=ADOPTED_STEPS, profile="shown", analysis=analysis))
+        name = http_route_name(MODELS["ShadowRollout"].model_validate(place.get("shadowrollout", "rollout")))
+
+        def ended():
+            if killer.dead.is_set():
+                operator.kill()
+                killer.dead.clear()
+                operator.start(wait=False)
+            if (place.get("httproute", name) or {}).get("spec", {}).get("parentRefs"):
+                follow(place, name)
+                found = weights(place, name)[0]
+                if not seen or seen[-1] != found:
+                    seen.append(found)
+            return place.phase("shadowrollout", "rollout") == end
+
+        until(ended, timeout_s=240, what=f"the rollout is {end} in spite of the kills", every_s=0.1)
+        operator.kill()
+    assert killer.kills >= 5
+    shares = [found[1] if len(found) > 1 else 0 for found in seen]
+    assert all(sum(found) == 100 for found in seen)
+    assert [share for place, share in enumerate(shares) if place == 0 or shares[place - 1] != share] in (
+        [[0, 10, 100, 0], [10, 100, 0]] if end == "Completed" else [[0, 10, 0], [10, 0]]
+    )
+    assert place.status("shadowrollout", "rollout")["weight"] == {"desired": 0, "actual": 0}

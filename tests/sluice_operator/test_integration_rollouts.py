@@ -13,13 +13,14 @@ from contextlib import ExitStack
 import pytest
 
 from agent_traffic import Agent
-from faultproxy import FaultProxy, Write
+from faultproxy import FaultProxy
 from manifests_for_tests import STABLE_DIGEST, chain, rollout
 from operators import proxied, until
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.models import Channel
 from sluice_artifacts import move_channel, read_channel
 from sluice_devcluster.kubeconfig import read_ca, read_cluster
+from weight_killer import WeightKiller
 
 LIVE = {
     "steps": [{"weight": 50, "soak": "2s", "minRuns": 30}, {"weight": 100, "soak": "3s", "minRuns": 30}],
@@ -259,50 +260,6 @@ def test_of_two_rollouts_for_one_channel_one_has_weight_and_the_other_waits(prov
 
 
 # Kills at every weight change
-
-
-class WeightKiller:
-    """Kills the operator at every write of a route and of a weight in a status, before it and after it."""
-
-    def __init__(self, operator) -> None:
-        self.operator = operator
-        self.kills = 0
-        self.dead = threading.Event()
-        self._seen: set = set()
-
-    def before(self, write: Write) -> int | None:
-        if self.dead.is_set():
-            return 503
-        signature = self._signature(write)
-        if signature is None or ("before", *signature) in self._seen:
-            return None
-        self._seen.add(("before", *signature))
-        self._kill()
-        return 503
-
-    def after(self, write: Write) -> bool:
-        signature = self._signature(write)
-        if signature is None or ("after", *signature) in self._seen:
-            return False
-        self._seen.add(("after", *signature))
-        self._kill()
-        return True
-
-    @staticmethod
-    def _signature(write: Write) -> tuple | None:
-        """What tells one weight change from the next; None where the write changes no weight."""
-        body = write.body.decode(errors="replace")
-        if "/configmaps" in write.path:
-            return ("route", *re.findall(r"candidate_pct\D+([\d.]+)", body))
-        if "/shadowrollouts/" in write.path and "/status" in write.path:
-            return ("status", *re.findall(r'"desired": *(\d+)', body))
-        return None
-
-    def _kill(self) -> None:
-        if not self.dead.is_set():
-            self.kills += 1
-            self.operator.signal_kill()
-            self.dead.set()
 
 
 @pytest.mark.parametrize(("verdict", "end", "kills"), [("NonInferior", "Completed", 10), ("Harm", "RolledBack", 5)])
