@@ -279,8 +279,11 @@ def test_an_unreachable_backend_proves_nothing(world):
     world.pass_time(minutes=90)
     world.settle(KIND, NAME)
     assert "endedAt" not in world.status(KIND, NAME)["attempts"][0]
-    world.pass_time(minutes=31)
+    world.pass_time(minutes=30)
     world.settle(KIND, NAME)
+    message = world.status(KIND, NAME)["message"]
+    assert "ran for more than 2h" in message
+    assert "does not answer (connection refused): it is given up 20s after the deadline" in message
     world.pass_time(minutes=1)
     world.settle(KIND, NAME)
     assert world.status(KIND, NAME)["attempts"][0]["failure"]["reason"] == "DeadlineExceeded"
