@@ -4,7 +4,7 @@ Positive (and, on request, neutral) steps become supervised rows. A negative ste
 `rejected` row (here) or the rejected side of a real pair (`sluice_traces.preference`).
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -69,14 +69,18 @@ class Tally:
         for _, reason in verdicts:
             reasons[reason] = reasons.get(reason, 0) + 1
 
+    def count_reasons(self, reasons: Mapping[LabelReason, int]) -> None:
+        """Count judged steps by ladder rule."""
+        for reason, count in reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+
     def drop(self, reason: DropReason, count: int = 1) -> None:
         """Count steps that became no row."""
         self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def merge(self, other: "Tally") -> None:
         """Add another tally's counts to this one."""
-        for reason, count in other.reasons.items():
-            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        self.count_reasons(other.reasons)
         for dropped, count in other.dropped.items():
             self.drop(dropped, count)
 
@@ -97,7 +101,7 @@ class Tally:
 
 
 # Members of an enum are slow to look up.
-_LADDER, _NOT_KEPT = tuple(LabelReason), DropReason.LABEL_NOT_KEPT
+_NOT_KEPT = DropReason.LABEL_NOT_KEPT
 
 Scrub = Callable[[str], str]
 """Removes private text; raises `PrivateTextError` to keep the whole step back."""
@@ -189,10 +193,11 @@ class Converter:
         """`rows` of steps that are judged on the way: the same rows, at a third of the cost where all is text."""
         if self._scrub is not None or screens.steps or self._config.require_screenshot:
             return self.rows(run_id, tenant_id, steps, judge_steps(steps), screens, tally)
-        rows, counts, no_action, not_in_grammar = self._text.write(run_id, tenant_id, steps)
-        for reason, count in zip(_LADDER, counts, strict=True):
-            if count:
-                tally.reasons[reason] = tally.reasons.get(reason, 0) + count
+        rows, reasons, no_action, not_in_grammar = self._text.write(run_id, tenant_id, steps)
+        if tally.reasons:
+            tally.count_reasons(reasons)
+        else:
+            tally.reasons = reasons
         if no_action:
             tally.drop(DropReason.NO_ACTION, no_action)
         if not_in_grammar:

@@ -24,20 +24,17 @@ _MARK = "\x01"
 _KINDS = (*(action.value for action in ActionType), "type")
 _BACKSLASH, _BANG, _QUERY = b"\\!?"
 _PREPARED = 64
-_SUCCESSES = (
-    LabelReason.GATE_VERIFY_PASS,
-    LabelReason.SUCCESS_WITH_OBSERVED_DELTA,
-    LabelReason.SUCCESS_NO_DELTA,
-)
 # Members of an enum are slow to look up.
+_LADDER = tuple(LabelReason)
+_SUCCESSES = _LADDER[2:]
 _ESCALATION, _GATE_PASS = Answer.ESCALATION, Answer.GATE_PASS
 _CARED_FOR = -1
 _NO_ROWS = EncodedRows(b"", 0)
 
 
-Written = tuple[EncodedRows, tuple[int, int, int, int, int], int, int]
-"""The rows of a run in the order of the steps; its steps by ladder rule, in the ladder's order; among those of a kept
-label the ones without an action, and the ones whose action the grammar has no words for."""
+Written = tuple[EncodedRows, dict[LabelReason, int], int, int]
+"""The rows of a run in the order of the steps; its steps by ladder rule; among those of a kept label the ones without
+an action, and the ones whose action the grammar has no words for."""
 
 
 class TextRows:
@@ -102,7 +99,11 @@ class TextRows:
                 # The last character ends no sentence that another one follows.
                 and (said.count(".", 0, -1) < 2 or said.count(". ") < 2)
             ):
-                text, expected = plain_action(kind, last.params or NO_PARAMS)
+                params = last.params or NO_PARAMS
+                if kind == "click" and type(x := params.x) is int and type(y := params.y) is int and x >= 0 and y >= 0:
+                    text, expected = f"click({x}, {y})", 1
+                else:
+                    text, expected = plain_action(kind, params)
             if text is None:
                 action, expected = format_action(kind, last.arguments()), _CARED_FOR
                 if action is None:
@@ -116,7 +117,7 @@ class TextRows:
             humans.append(f"Task: {(step.intent or '')[:INTENT_LIMIT]}\n{size}")
             place, prepared = step.step_index, kinds[kind]
             tails.append(prepared[place] if 0 <= place < _PREPARED else b"%d%b" % (place, prepared[_PREPARED]))
-        reasons = (escalations, failures, passes, deltas, no_deltas)
+        reasons = _counted(escalations, failures, passes, deltas, no_deltas)
         rows = self._assemble(run_id, tenant_id, kept, humans, answers, escapes, tails) if kept else _NO_ROWS
         return rows, reasons, no_action, not_in_grammar
 
@@ -136,8 +137,10 @@ class TextRows:
         # The answers of a run are looked at together first: most hold nothing that wants care.
         if encoded.count(_BACKSLASH) != sum(escapes) or not encoded.isascii() or _BANG in encoded or _QUERY in encoded:
             said = [_checked(*each) for each in zip(said, escapes, kept, strict=True)]
-        pieces = [self._head, b"", self._between, b"", _run(run_id, tenant_id), b""] * len(kept)
-        pieces[1::6] = _ENCODE_LINES(humans).split(b"\n")[:-1]
+        *prompts, run, tenant, _ = _ENCODE_LINES([*humans, run_id, tenant_id]).split(b"\n")
+        run = b'}],"metadata":{"run_id":%b,"tenant_id":%b,"step":' % (run, tenant)
+        pieces = [self._head, b"", self._between, b"", run, b""] * len(kept)
+        pieces[1::6] = prompts
         pieces[3::6] = said
         pieces[5::6] = tails
         return EncodedRows(b"".join(pieces), len(kept))
@@ -149,17 +152,18 @@ def text_rows(keep: frozenset[Label], width: int, height: int) -> TextRows:
     return TextRows(keep, width, height)
 
 
+def _counted(*counts: int) -> dict[LabelReason, int]:
+    """Steps by ladder rule, from counts in the ladder's order."""
+    return {reason: count for reason, count in zip(_LADDER, counts, strict=True) if count}
+
+
 def plain_action(kind: str, params: ParamsRecord) -> tuple[str | None, int]:
     """An action that is most likely plain, and the escapes that the JSON of an answer then has.
 
     None where the grammar itself must be asked. Whether the answer was plain shows in its JSON: more escapes are
     control characters, quotes or backslashes; other scripts have blanks of their own; `!` and `?` end sentences too.
     """
-    if kind == "click":
-        x, y = params.x, params.y
-        if type(x) is int and type(y) is int and x >= 0 and y >= 0:
-            return f"click({x}, {y})", 1
-    elif kind == "type_text":
+    if kind == "type_text":
         text = params.text
         if type(text) is str and text:
             return f'type_text("{text}")', 3
@@ -190,12 +194,6 @@ def _checked(answer: bytes, escapes: int, step: StepRecord) -> bytes:
 
 _EMPTY = _ENCODE(MetadataRow("", "", 0, "", "", ""))
 _BEFORE_STEP = _EMPTY.index(b'"step":') + len(b'"step":')
-_FROM_STEP = len(_EMPTY) - _BEFORE_STEP
-
-
-def _run(run_id: str, tenant_id: str) -> bytes:
-    """From the end of the answer to where the step's index goes."""
-    return b'}],"metadata":' + _ENCODE(MetadataRow(run_id, tenant_id, 0, "", "", ""))[:-_FROM_STEP]
 
 
 def _tails_by_kind(keep: frozenset[Label], reason: LabelReason) -> dict[str, list[bytes]] | None:
