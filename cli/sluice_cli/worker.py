@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sluice_api.contracts.jobs import JOB_INPUT, JOB_INPUT_VARIABLE
 
 WORKERS = {
-    "label": "sluice_traces.worker",
+    "label": "sluice_cli.harness",
     "train": "sluice_trainer.worker",
     "eval": "sluice_evaluator.workers.eval",
     "shadow": "sluice_evaluator.workers.shadow",

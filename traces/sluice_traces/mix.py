@@ -46,6 +46,7 @@ def mix(
     redactor: Redactor,
     folder: Path,
     tell: Callable[[str], None],
+    runner: HarnessRunner | None = None,
 ) -> Mixed:
     """Fill the buckets of a job's mixture and plan it.
 
@@ -57,6 +58,7 @@ def mix(
         redactor: looks for private text in the buckets.
         folder: where the buckets are kept meanwhile.
         tell: told the name of each bucket before it is read.
+        runner: runs candidates' tests where they are asked for; None runs them in limited processes.
 
     Raises:
         WorkerError: `UserError` when the mixture cannot be asked for like this; `Data` when a bucket is empty, too
@@ -73,8 +75,8 @@ def mix(
         )
     except MixtureError as error:
         raise WorkerError(FailureClass.USER_ERROR, f"job input: mixture: {error}") from None
-    runner: HarnessRunner | None = IsolatedRunner() if job.critic is not None and job.critic.run_tests else None
-    reader = BucketReader(redactor, job.critic, runner)
+    tested = job.critic is not None and job.critic.run_tests
+    reader = BucketReader(redactor, job.critic, (runner or IsolatedRunner()) if tested else None)
     files, traces_bucket = [], None
     for bucket in rule.buckets:
         tell(bucket.name)

@@ -12,6 +12,7 @@ from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_traces.build import Build, Builder, Labelling, LocalLabelling
 from sluice_traces.cache import OutcomeCache
 from sluice_traces.convert import DropReason, Tally
+from sluice_traces.critic import HarnessRunner
 from sluice_traces.curate import Removed, curate
 from sluice_traces.dataset import BuildCounts, ParentVersion, Version, largest, publish_version
 from sluice_traces.labeller import Labeller
@@ -30,8 +31,13 @@ TENANTS_TOLD = 32
 """Tenants that the result counts by name; the manifest counts more."""
 
 
-def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
+def run(job: LabelJob, reporter: Reporter, *, runner: HarnessRunner | None = None) -> LabelOutput:
     """Build and publish a dataset version from the traces of a job.
+
+    Args:
+        job: the job.
+        reporter: told how far the build is.
+        runner: runs candidates' tests where the critic is to; None runs them in limited processes of this machine.
 
     Raises:
         WorkerError: `Data` when there are no traces, no rows, too many bad files, or the data cannot be split or
@@ -59,7 +65,7 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
                 reporter.progress(stage="keeping")
                 kept_rows = keep_standing(parent, spool, tombstones, job.format, job.dataset_uri)
             _check_rows(job, build, spool)
-            removed, mixed = _compose(job, labeller, spool, split, folder, reporter)
+            removed, mixed = _compose(job, labeller, spool, split, folder, reporter, runner)
             version = publish_version(
                 spool,
                 folder,
@@ -93,7 +99,13 @@ def _label(job: LabelJob, builder: Builder, folder: Path, total: int, reporter: 
 
 
 def _compose(
-    job: LabelJob, labeller: Labeller, spool: Spool, split: SplitConfig, folder: Path, reporter: Reporter
+    job: LabelJob,
+    labeller: Labeller,
+    spool: Spool,
+    split: SplitConfig,
+    folder: Path,
+    reporter: Reporter,
+    runner: HarnessRunner | None,
 ) -> tuple[Removed, Mixed | None]:
     """Split, remove what is said twice or leaks a task, and mix."""
     reporter.progress(stage="splitting")
@@ -106,7 +118,7 @@ def _compose(
     mixed = None
     if job.mixture is not None:
         tell: Callable[[str], None] = lambda bucket: reporter.progress(stage=f"mixing {bucket}")  # noqa: E731
-        mixed = mix(job, job.mixture, spool, removed, labeller.redactor, folder, tell)
+        mixed = mix(job, job.mixture, spool, removed, labeller.redactor, folder, tell, runner)
     elif spool.row_count(Part.TRAIN) == 0:
         raise WorkerError(FailureClass.DATA, _all_held_out(spool))
     elif sum(removed.rows[Part.TRAIN]) == spool.row_count(Part.TRAIN):

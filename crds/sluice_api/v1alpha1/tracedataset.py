@@ -80,8 +80,8 @@ class CriticOptions(ApiModel):
     require_accepted: bool = True
     """Leave out what the critic does not accept; false keeps it and only counts."""
     run_tests: bool = False
-    """Run the candidates' own Python tests, in limited processes of the worker. They can reach the network: give the
-    profile a network policy."""
+    """Run the candidates' own Python tests, in a sandbox without network, files and processes; a node whose kernel
+    cannot fence code fails the build."""
 
 
 class BucketSource(ApiModel):

@@ -29,7 +29,7 @@ class CriticRule(Contract):
     require_accepted: bool = True
     """Leave out what the critic does not accept; false keeps it and counts only."""
     run_tests: bool = False
-    """Run candidates' own tests, in limited processes of the worker."""
+    """Run candidates' own tests, in a sandbox."""
 
 
 class MixtureBucket(Contract):
