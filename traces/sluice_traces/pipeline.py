@@ -144,7 +144,8 @@ class TracePipeline:
         tally, tenant_id = Tally(), trace.tenant_id or ""
         steps = trace.steps
         steps.sort(key=_position)
-        converter, redactions = self._converter, dict[str, int]()
+        redactions: dict[str, int] = {}
+        converter = self._converter
         scrub: Callable[[str], str] = str
         if self._redactor is not None:
             if self._redactor.private_identity(trace.run_id) or self._redactor.private_identity(tenant_id):
