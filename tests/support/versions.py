@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.dataset import RUNS_FILE, DatasetManifest, part_files
 from sluice_artifacts import fetch, join, open_store
-from sluice_traces.dataset import read_runs
+from sluice_traces.lineage import read_runs
 from sluice_traces.shards import iter_rows
 
 

@@ -37,7 +37,7 @@ from sluice_artifacts import (
     to_hex,
 )
 from sluice_traces.cache import CACHE_FOLDER
-from sluice_traces.dataset import read_runs, write_runs
+from sluice_traces.lineage import read_runs, write_runs
 from sluice_traces.records import tenant_folder
 from sluice_traces.screens_pool import pool_names, screens_uri
 from sluice_traces.shards import ShardError, TableWriter, iter_tables, shard_schema
