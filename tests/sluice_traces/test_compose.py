@@ -14,6 +14,8 @@ from sluice_artifacts import read_manifest
 from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_traces import shards
 from sluice_traces.buckets import MAX_LINE_BYTES
+from sluice_traces.dedup import Deduplicator, NearConfig
+from sluice_traces.dedup.texts import row_text
 from sluice_traces.tombstones import Forgotten, add_tombstones
 from sluice_traces.worker import run
 from trace_factory import label_job, step, trace, write_trace
@@ -84,6 +86,17 @@ class TestDuplicates:
         assert build(tmp_path / "s", tmp_path / "a", holdout=0.0, duplicates={"exact": True}).rows == 3
         output = build(tmp_path / "s", tmp_path / "b", holdout=0.0, duplicates={"near": True})
         assert (output.rows, output.duplicates) == (2, {"near_duplicate": 1})
+
+    def test_near_duplicates_are_those_of_a_search_in_memory(self, tmp_path):
+        words = LONG.split()
+        intents = [" ".join([*words[: 8 + n % 9], f"number {n % 7}", *words[n % 5 :]]) for n in range(60)]
+        write_runs(tmp_path / "s", intents)
+        plain = build(tmp_path / "s", tmp_path / "a", holdout=0.0)
+        texts = [row_text(json.dumps(row).encode()) for row in part_rows(plain.dataset)]
+        found = Counter(kind.value for kind, _ in Deduplicator(NearConfig()).find(texts).values())
+        assert found["near_duplicate"] > 5
+        output = build(tmp_path / "s", tmp_path / "b", holdout=0.0, duplicates={"exact": True, "near": True})
+        assert output.duplicates == {name: count for name, count in found.items() if count}
 
     def test_the_same_words_with_other_screenshots_are_not_the_same(self, tmp_path):
         for name in ("a", "b", "c"):

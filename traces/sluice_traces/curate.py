@@ -11,9 +11,10 @@ import hashlib
 import sqlite3
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self, overload
 
 import msgspec
 
@@ -96,8 +97,8 @@ def suite_tasks(suites: list[str]) -> list[str]:
 def curate(spool: Spool, duplicates: DuplicateRule, leaks: LeakRule, folder: Path) -> Removed:
     """Find the rows that leave again.
 
-    Exact duplicates are found on disk, leaks batch by batch. A search for near-duplicates holds the texts of the rows
-    that are left in memory.
+    Exact duplicates are found on disk, leaks batch by batch. A search for near-duplicates holds about 200 bytes a row
+    (the keys of its bands), and no texts. Near-duplicates are sought among rows that are left once exact ones are gone.
 
     Args:
         spool: the rows, already split.
@@ -121,9 +122,8 @@ def curate(spool: Spool, duplicates: DuplicateRule, leaks: LeakRule, folder: Pat
         if duplicates.exact or duplicates.near:
             _remove_exact(spool, folder, removed)
         if duplicates.near:
-            _remove_near(
-                spool, NearConfig(threshold=duplicates.threshold, shingle_words=duplicates.shingle_words), removed
-            )
+            config = NearConfig(threshold=duplicates.threshold, shingle_words=duplicates.shingle_words)
+            _remove_near(spool, config, folder, removed)
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, f"job input: {error}") from None
     return removed
@@ -179,14 +179,53 @@ def _remove_exact(spool: Spool, folder: Path, removed: Removed) -> None:
         path.unlink(missing_ok=True)
 
 
-def _remove_near(spool: Spool, config: NearConfig, removed: Removed) -> None:
-    texts: list[str] = []
+class TextFile(Sequence[str]):
+    """Texts in a file, read when they are asked for. A context manager; leaving it removes the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("w+b")
+        self._ends = array("Q", [0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def append(self, text: str) -> None:
+        """Add a text; none is added once one was read."""
+        data = text.encode("utf-8", "surrogatepass")
+        self._file.write(data)
+        self._ends.append(self._ends[-1] + len(data))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        self._file.seek(self._ends[place])
+        return self._file.read(self._ends[place + 1] - self._ends[place]).decode("utf-8", "surrogatepass")
+
+
+def _remove_near(spool: Spool, config: NearConfig, folder: Path, removed: Removed) -> None:
     places, held = array("Q"), bytearray()
-    for part, position, line in _lines(spool, removed):
-        if image_of(line) is None:
-            texts.append(row_text(line))
-            places.append(position)
-            held.append(part is Part.HOLDOUT)
-    for index in Deduplicator(config).find(texts):
-        removed.rows[Part.HOLDOUT if held[index] else Part.TRAIN][places[index]] = 1
-        removed.duplicates[DuplicateKind.NEAR.value] += 1
+    with TextFile(folder / "texts") as texts:
+        for part, position, line in _lines(spool, removed):
+            if image_of(line) is None:
+                texts.append(row_text(line))
+                places.append(position)
+                held.append(part is Part.HOLDOUT)
+        for index in Deduplicator(config).find_near(texts):
+            removed.rows[Part.HOLDOUT if held[index] else Part.TRAIN][places[index]] = 1
+            removed.duplicates[DuplicateKind.NEAR.value] += 1

@@ -92,6 +92,13 @@ class Deduplicator:
             for index, (kind, original) in sorted(found.items())
         }
 
+    def find_near(self, texts: Sequence[str]) -> dict[int, int]:
+        """The near-duplicates among texts of which no two are equal: index of each, with that of the kept text.
+
+        The texts are read in slices and one by one, and never all held: they may lie on disk.
+        """
+        return self._near_duplicates(texts) if len(texts) > 1 else {}
+
     def _near_duplicates(self, texts: Sequence[str]) -> dict[int, int]:
         keys = self._keys(texts)
         pairs = candidate_pairs(keys)
