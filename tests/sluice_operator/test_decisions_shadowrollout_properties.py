@@ -319,8 +319,10 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def lose_a_job(self) -> None:
         self.settled = False
+        # One that was never seen is submitted again under its name: that is what submitting until seen means.
+        seen = {a["job"] for a in self.world.status(ROLLOUT, NAME).get("attempts", ()) if "submittedAt" in a}
         for name, view in list(self.world.jobs.items())[-1:]:
-            if view.state is not JobState.SUCCEEDED:
+            if view.state is not JobState.SUCCEEDED and name in seen:
                 del self.world.jobs[name]
 
     # What always holds
