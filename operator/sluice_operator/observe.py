@@ -5,8 +5,7 @@ unreadable store a `storage_problem`. Only the Kubernetes API itself raises, bec
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +17,6 @@ from sluice_api.v1alpha1.common import SluiceObject
 from sluice_artifacts import (
     ArtifactError,
     NotFoundError,
-    UnreachableError,
     digest_bytes,
     join,
     open_store,
@@ -46,13 +44,9 @@ from sluice_operator.manifests.configmap import traffic_of
 from sluice_operator.profiles import ProfileSource
 from sluice_operator.resources import OWN, RESOURCES, owner_uids
 from sluice_operator.routers.base import Router
+from sluice_operator.storage import bounded
 
 M = TypeVar("M", bound=BaseModel)
-T = TypeVar("T")
-
-STORAGE_S = 8.0
-"""Seconds that one read of artifact storage may take: a store that swallows requests must not stop decisions."""
-_READERS = ThreadPoolExecutor(max_workers=32, thread_name_prefix="sluice-store")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +141,7 @@ async def _document(prefix: str, name: str, model: type[M]) -> tuple[M | None, s
         return None, ""
     uri = join(prefix, name)
     try:
-        data = await _bounded(uri, lambda: open_store(uri).read(uri))
+        data = await bounded(uri, lambda: open_store(uri).read(uri))
         return model.model_validate_json(data), ""
     except NotFoundError:
         return None, ""
@@ -161,7 +155,7 @@ async def _suite_digest(uri: str | None) -> tuple[str, str]:
     if uri is None:
         return "", ""
     try:
-        return digest_bytes(await _bounded(uri, lambda: open_store(uri).read(uri))), ""
+        return digest_bytes(await bounded(uri, lambda: open_store(uri).read(uri))), ""
     except ArtifactError as error:
         return "", str(error)
 
@@ -170,25 +164,13 @@ async def _channel(place: tuple[str, str] | None) -> ChannelView | None:
     if place is None:
         return None
     try:
-        found = await _bounded(place[0], lambda: read_channel(*place))
+        found = await bounded(place[0], lambda: read_channel(*place))
     except ArtifactError as error:
         return ChannelView(channel=None, problem=str(error))
     if found is None:
         return ChannelView(channel=None)
     channel, etag = found
     return ChannelView(channel=channel, etag=etag)
-
-
-async def _bounded(uri: str, read: Callable[[], T]) -> T:
-    """Return what `read` returns; a store that does not answer within `STORAGE_S` is an ArtifactError.
-
-    The thread goes on until the store's own timeouts end it: it only reads, and nobody waits for it.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        return await asyncio.wait_for(loop.run_in_executor(_READERS, read), STORAGE_S)
-    except TimeoutError:
-        raise UnreachableError(uri, f"no answer within {STORAGE_S:.0f} s: check endpoint and network") from None
 
 
 async def _guards(obj: SluiceObject, wants: Wants, world: Surroundings) -> Mapping[str, GuardView]:
