@@ -1,4 +1,4 @@
-"""Labelling on Ray Data: the one place of this package that knows Ray, imported only where `workers` asks for it.
+"""Labelling on Ray Data: the one place of this package that knows Ray, and imports it only when it labels.
 
 The driver lists the source, keeps the cache and collects rows, so that order, split and digest are those of one
 process. Tasks get pages of files, read and label them by the job's options, and send the outcomes back. A window of
@@ -14,8 +14,6 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-import ray
-import ray.data
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob
 from sluice_artifacts import ArtifactError, UnreachableError, open_store
@@ -67,6 +65,8 @@ class RayLabelling:
         Raises:
             ArtifactError: the storage as a whole failed, in whichever task.
         """
+        import ray
+
         started = not ray.is_initialized()
         if started:
             _connect(self._job.workers)
@@ -91,6 +91,8 @@ class RayLabelling:
         """The outcomes of a window's files, in order."""
         if not pages:
             return
+        import ray.data
+
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -115,6 +117,8 @@ def _connect(workers: int) -> None:
     Raises:
         WorkerError: `Infrastructure` when neither can be done.
     """
+    import ray
+
     address = os.environ.get(ADDRESS_VARIABLE)
     try:
         if address:
@@ -136,6 +140,8 @@ def _connect(workers: int) -> None:
 
 def _task_cpus() -> float:
     """CPUs of a task: none where the job itself has taken the last one, since its tasks would wait for ever."""
+    import ray
+
     return 1.0 if ray.available_resources().get("CPU", 0.0) >= 1.0 else 0.0
 
 
