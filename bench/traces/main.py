@@ -12,7 +12,7 @@ from report import Report
 
 PARTS = ("label", "duplicates", "tokens", "memory", "export")
 """Parts of the benchmark, in the order of their tables."""
-_SIZES = {"traces": 200_000, "hand": 5_000, "documents": 20_000, "rows": 40_000, "files": 2_000, "runs": 2_000}
+_SIZES = {"traces": 200_000, "hand": 5_000, "documents": 20_000, "rows": 100_000, "files": 2_000, "runs": 2_000}
 _QUICK = {"traces": 10_000, "hand": 500, "documents": 5_000, "rows": 4_000, "files": 500, "runs": 200}
 
 

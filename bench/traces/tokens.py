@@ -2,6 +2,8 @@
 
 import json
 import logging
+import random
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,19 +34,39 @@ WORDS = (
 """How Qwen's tokenizers cut words."""
 VOCABULARY = 16_000
 """Tokens of the tokenizer, trained on other made-up rows."""
+LEXICON = 20_000
+"""Different words in the texts; the few of `made_up.py` would be too easy on whoever remembers words."""
+_WORD = re.compile(r"\b(?!Task|Screen|size|pixels|click|scroll|done|down)[A-Za-z]{4,}\b")
 PROCESSES = 2
 """Cores."""
+
+
+def lexicon() -> list[str]:
+    """Made-up words of one to six syllables, the short ones first."""
+    rng = random.Random(0)
+    syllables = [onset + vowel for onset in "bcdfghjklmnprstvwz" for vowel in "aeiou"]
+    words = dict.fromkeys("".join(rng.choices(syllables, k=1 + 4 * n // LEXICON)) for n in range(2 * LEXICON))
+    return list(words)[:LEXICON]
 
 
 def conversations(count: int, seed: int) -> list[list[Turn]]:
     """So many conversations, as the converter writes them."""
     pipeline = TracePipeline(ConvertConfig(require_screenshot=False))
-    rows: list[list[Turn]] = []
+    rng, rows = random.Random(seed), list[list[Turn]]()
+    words = lexicon()
+
+    def other(_: re.Match[str]) -> str:
+        # By Zipf's law: the logarithm of a word's rank is uniform.
+        return words[int(LEXICON ** rng.random()) - 1]
+
     for raw in made_up_traces(count, seed):
         found = pipeline.process(raw, NO_SCREENS)
         if isinstance(found, RunRows):
             lines = (json.loads(line) for line in found.block.splitlines())
-            rows += [[Turn.model_validate(turn) for turn in line["conversations"]] for line in lines]
+            for line in lines:
+                system, *said = line["conversations"]
+                others = ({**turn, "value": _WORD.sub(other, turn["value"])} for turn in said)
+                rows.append([Turn.model_validate(turn) for turn in (system, *others)])
         if len(rows) >= count:
             break
     return rows[:count]

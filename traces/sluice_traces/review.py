@@ -136,6 +136,7 @@ def _step_lines(step: dict[str, Any], screens: Screens, paint: Paint, width: int
         "expected": step.get("predicted_outcome"),
         "observed": step.get("observed_outcome"),
         "data": step.get("data"),
+        "reasoning": step.get("reasoning"),
         "success": step.get("success"),
         "screenshot": screens.image(index) if isinstance(index, int) else None,
     }

@@ -7,6 +7,7 @@ boundaries, in training as in serving.
 """
 
 import hashlib
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -101,14 +102,14 @@ class Tokeniser:
         return render_segments(turns, self._tokenizer)
 
     def _collect(self, rendered: list[list[tuple[str, bool]]], tokens: Iterator[list[int]]) -> "TokenBatch":
-        ids: list[int] = []
+        ids = array("i")
         lengths: list[int] = []
         spans: list[tuple[int, int]] = []
         for pieces in rendered:
             start = len(ids)
             for _, scored in pieces:
                 piece, begin = next(tokens), len(ids)
-                ids += piece
+                ids.extend(piece)
                 if scored:
                     # The first token of a document is never scored, because nothing precedes it.
                     spans.append((max(begin, start + 1), begin + scored_tokens(piece, self._stops)))

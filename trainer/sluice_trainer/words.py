@@ -40,7 +40,7 @@ class WordEncoder:
         self._segments: dict[str, list[int]] = {
             token["content"]: [token["id"]] for token in description["added_tokens"]
         }
-        self._words: dict[str, list[int]] = {}
+        self._words = _Words()
         pattern = _pattern(description)
         self._find = None if pattern is None else re.compile(_ascii(pattern)).findall
         if self._find is not None and self.encode([_PROBE]) != self._ask([_PROBE]):
@@ -60,12 +60,7 @@ class WordEncoder:
         known = self._segments
         fresh = [segment for segment in dict.fromkeys(chain.from_iterable(cut)) if segment not in known]
         plain = [segment for segment in fresh if segment.isascii() and segment.replace("\n", "").isprintable()]
-        listed = [self._find(segment) for segment in plain]
-        self._learn(listed)
-        ids_of = self._words.__getitem__
-        found = {
-            segment: list(chain.from_iterable(map(ids_of, words))) for segment, words in zip(plain, listed, strict=True)
-        }
+        found = self._by_words(plain)
         other = [segment for segment in fresh if segment not in found]
         found.update(zip(other, self._ask(other), strict=True))
         room = SEGMENTS_REMEMBERED - len(known)
@@ -74,17 +69,48 @@ class WordEncoder:
         found.update((segment, known[segment]) for segment in set(chain.from_iterable(cut)).difference(found))
         return [list(chain.from_iterable(map(found.__getitem__, segments))) for segments in cut]
 
-    def _learn(self, listed: Sequence[list[str]]) -> None:
-        """Ask the tokenizer for the words that were not met before."""
-        if len(self._words) > WORDS_REMEMBERED:
-            self._words.clear()
-        unknown = list(set[str]().union(*listed).difference(self._words))
-        self._words.update(zip(unknown, self._ask(unknown), strict=True))
+    def _by_words(self, segments: Sequence[str]) -> dict[str, list[int]]:
+        """Token ids of plain segments; words that were not met before are learnt."""
+        words, find = self._words, self._find
+        if find is None:
+            return {}
+        if len(words) > WORDS_REMEMBERED:
+            words.clear()
+        found, unfinished, misses = dict[str, list[int]](), dict[str, list[str]](), 0
+        for segment in segments:
+            cut = find(segment)
+            found[segment] = list(chain.from_iterable(map(words.__getitem__, cut)))
+            if words.misses != misses:
+                misses, unfinished[segment] = words.misses, cut
+        unknown = words.forget_misses()
+        words.update(zip(unknown, self._ask(unknown), strict=True))
+        for segment, cut in unfinished.items():
+            found[segment] = list(chain.from_iterable(map(words.__getitem__, cut)))
+        return found
 
     def _ask(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
         return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+class _Words(dict[str, list[int]]):
+    """Token ids by word; what is asked for and missing is noted, and has no ids until it is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.misses = 0
+        self._missing: dict[str, None] = {}
+
+    def __missing__(self, word: str) -> list[int]:
+        self.misses += 1
+        self._missing[word] = None
+        return []
+
+    def forget_misses(self) -> list[str]:
+        """The missing words, once."""
+        missing, self._missing, self.misses = list(self._missing), {}, 0
+        return missing
 
 
 def _pattern(description: dict[str, Any]) -> str | None:
