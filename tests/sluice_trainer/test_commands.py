@@ -115,3 +115,68 @@ def test_the_bar_shows_loss_speed_and_epoch() -> None:
     progress = Progress(attempt=1, updated_at="", metrics=metrics)
     assert progress_bar.describe(progress) == "loss 0.4124  11,800 tokens/s  epoch 0.60"
     assert progress_bar.describe(Progress(attempt=1, updated_at="")) == ""
+
+
+MANIFEST = """
+kind: TraceDataset
+---
+apiVersion: sluice.dev/v1alpha1
+kind: FineTuneRun
+metadata: {name: a}
+spec:
+  datasetRef: {name: d}
+  baseModel: {uri: "file:///base/"}
+  lora: {rank: 8, alpha: 16, targetModules: "q_proj, v_proj"}
+  optimizer: {learningRate: 1.0e-3, maxSteps: 1000}
+  sequence: {activationCheckpointing: "on"}
+  phases: [{until: 250, train: [attention], learningRate: 2.0e-5}, {freeze: ["layers:0-3"]}]
+  probes: {suite: smoke-8, stopRules: [passRateStalls], gates: [{atStep: 1000, passRate: 0.4}], extendTo: 3000}
+  output: file:///out/
+"""
+
+
+def test_a_manifest_gives_settings_phases_and_probes(data: Path, base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MANIFEST)
+    flags = ["--data", str(data), "--output", str(tmp_path / "m"), "--model", str(base), "--manifest", str(path)]
+    built = job(*flags)
+    assert (built.lora_rank, built.target_modules, built.learning_rate) == (8, ["q_proj", "v_proj"], 1e-3)
+    assert (built.max_steps, built.activation_checkpointing) == (1000, "on")
+    assert [(phase.until, phase.train, phase.freeze) for phase in built.phases] == [
+        (250, ["attention"], []),
+        (None, [], ["layers:0-3"]),
+    ]
+    assert built.probes is not None
+    assert (built.probes.suite_uri, built.probes.extend_to) == ("builtin:smoke-8", 3000)
+    assert built.base_model.uri == base.resolve().as_uri(), "the base is the flag's"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "words"),
+    [
+        (MANIFEST, ["--lr", "1e-3"], "lr: with --manifest these come from"),
+        ("kind: EvalRun\n", [], "there is no FineTuneRun in it"),
+        ("kind: [\n", [], "no YAML"),
+        (MANIFEST.replace("rank: 8", "rank: 0"), [], "spec.lora.rank: "),
+        (MANIFEST.replace("extendTo: 3000", "extendTo: 300"), [], "spec.probes.extendTo 300 needs a smaller"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused(
+    data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, flags: list[str], words: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    where = ["--data", str(data), "--output", str(tmp_path / "m"), "--model", str(base), "--manifest", str(path)]
+    assert main(*where, *flags) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_probes_without_anything_to_run_them_are_refused(
+    data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rule that never fires would look like a rule that holds."""
+    path = tmp_path / "run.yaml"
+    path.write_text(MANIFEST)
+    where = ["--data", str(data), "--output", str(tmp_path / "m"), "--model", str(base), "--manifest", str(path)]
+    assert main(*where, "--no-ray") == 2
+    assert "probes: nothing here runs suites" in capsys.readouterr().err

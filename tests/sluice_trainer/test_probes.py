@@ -182,10 +182,12 @@ def test_the_live_model_answers_as_it_serves_and_trains_on_as_before() -> None:
     tokenizer = tiny_tokenizer()
     recipe = make_recipe()
     model = recipe._model
-    live = LiveModel(model, tokenizer, CPU)
+    told: list[tuple[int, int]] = []
+    live = LiveModel(model, tokenizer, CPU, lambda done, total: told.append((done, total)))
     before = float(row_loss(model, DOCUMENTS[:2], CPU).detach())
     prompts = [Prompt(text="open the lamp", max_tokens=4), Prompt(text="wait", max_tokens=6)]
     together = live(prompts)
+    assert told == [(2, 2)], "so that a long suite is not taken for a hang"
     assert together == [live([prompt])[0] for prompt in prompts], "padding changes nothing"
     for prompt, answer in zip(prompts, together, strict=True):
         assert len(tokenizer(answer.text)["input_ids"]) <= prompt.max_tokens

@@ -172,7 +172,7 @@ def _manifest_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     import yaml
     from pydantic import ValidationError
 
-    from sluice_api.training import train_settings
+    from sluice_api.training import schedule_problem, train_settings
     from sluice_api.v1alpha1 import FineTuneRun
 
     path: Path = arguments.manifest
@@ -187,11 +187,14 @@ def _manifest_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if found is None:
         raise ValueError(f"{path}: there is no FineTuneRun in it")
     try:
-        return train_settings(FineTuneRun.model_validate(found).spec)
+        spec = FineTuneRun.model_validate(found).spec
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{path}: {field}: {first['msg']}") from error
+    if problem := schedule_problem(spec):
+        raise ValueError(f"{path}: {problem}")
+    return train_settings(spec)
 
 
 def _show(output: Any, arguments: argparse.Namespace) -> None:

@@ -17,6 +17,9 @@ from sluice_trainer.snapshot import Take
 from sluice_trainer.surroundings import Surroundings
 from sluice_trainer.telemetry import Telemetry
 
+PROBING = "probing"
+"""Stage while a suite is run; its steps are answers, so that a long suite is not taken for a hang."""
+
 
 class SessionHooks:
     """The loop's hooks."""
@@ -80,9 +83,9 @@ class SessionHooks:
     def probe(self, step: int) -> ProbeResult:
         """Have the suite run on the live weights."""
         assert self._job.probes is not None and self._around.prober is not None, "checked before the run"
-        self._around.progress.progress(stage="probing")
+        self._around.progress.progress(stage=PROBING)
         found = self._around.prober(self._job.probes, self._live, step, join(self._job.output_uri, "probes"))
-        self._around.progress.progress(stage="training", step=step)
+        self._around.progress.progress(stage="training", step=step, of=self._last.of if self._last else None)
         if self._telemetry is not None:
             self._telemetry.probe(step, {"pass_rate": found.pass_rate, "syntax_rate": found.syntax_rate})
         self._at = self._clock()
@@ -92,6 +95,8 @@ class SessionHooks:
         """Save on the first worker, then meet the others."""
         if self._around.group.rank == 0:
             self._checkpointer.save(take)
+        if self._telemetry is not None:
+            self._telemetry.publish()
         self._around.checkpoint_taken(step, self._last)
 
     def close(self) -> None:

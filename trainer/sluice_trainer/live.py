@@ -4,7 +4,7 @@ Answers are those of the model server: the same chat template, greedy, up to the
 copied; training waits meanwhile.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,8 +62,15 @@ class Prober(Protocol):
 class LiveModel:
     """Answers with the weights as they are at the moment."""
 
-    def __init__(self, model: Any, tokenizer: Any, device: torch.device) -> None:
-        """Wrap a transformers model with its tokenizer."""
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        device: torch.device,
+        answered: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Wrap a transformers model with its tokenizer; `answered` is told how many prompts of how many are done."""
+        self._answered = answered
         self._model = model
         self._tokenizer = tokenizer
         self._device = device
@@ -78,6 +85,7 @@ class LiveModel:
                 chosen = order[start : start + BATCH]
                 found = self._generate([token_ids[index] for index in chosen], [prompts[i].max_tokens for i in chosen])
                 answers.update(zip(chosen, found, strict=True))
+                self._answered(len(answers), len(prompts))
         return [answers[index] for index in range(len(prompts))]
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:

@@ -66,7 +66,7 @@ class Shape:
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         keys = getattr(config, "num_key_value_heads", None) or heads
         experts = getattr(config, "num_experts_per_tok", None)
-        middle = experts * config.moe_intermediate_size if experts else config.intermediate_size
+        middle = (experts or 1) * (getattr(config, "moe_intermediate_size", None) or config.intermediate_size)
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
         return cls(
             parameters=sum(count for count, trained in counts if not trained),

@@ -20,7 +20,7 @@ from sluice_trainer.data import ROWS, read_rows
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities, tokenize_pairs
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
-from sluice_trainer.hooks import SessionHooks
+from sluice_trainer.hooks import PROBING, SessionHooks
 from sluice_trainer.live import LiveModel
 from sluice_trainer.loop import LoopConfig, Trained, train
 from sluice_trainer.memory import Checkpointing, Shape, plan_memory
@@ -204,7 +204,12 @@ def _train(
         job=job,
         plan=loaded.plan,
         recipe=loaded.recipe,
-        live=LiveModel(loaded.model, loaded.tokenizer, around.device),
+        live=LiveModel(
+            loaded.model,
+            loaded.tokenizer,
+            around.device,
+            lambda done, total: around.progress.progress(stage=PROBING, step=done, of=total),
+        ),
         work=Work.of(loaded.model),
         around=around,
         checkpointer=checkpointer,

@@ -7,6 +7,7 @@ that a slow storage never holds up a step, and one that fails costs the curves, 
 import logging
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sluice_artifacts import ArtifactError, join, open_store
@@ -27,6 +28,7 @@ class Telemetry:
         self._uri = join(output_uri, FOLDER)
         self._scratch = tempfile.TemporaryDirectory(prefix="sluice-telemetry-")
         self._writer = SummaryWriter(self._scratch.name)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="telemetry")
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
         """Take note of a step."""
@@ -40,8 +42,12 @@ class Telemetry:
                 self._writer.add_scalar(f"probe/{name}", value, step)
 
     def publish(self) -> None:
-        """Copy what there is; a storage that does not take it is logged."""
+        """Copy what there is, in the background."""
         self._writer.flush()
+        self._pool.submit(self._copy)
+
+    def _copy(self) -> None:
+        """Copy; a storage that does not take it is logged."""
         store = open_store(self._uri)
         for path in sorted(Path(self._scratch.name).iterdir()):
             try:
@@ -52,5 +58,6 @@ class Telemetry:
     def close(self) -> None:
         """Copy for the last time and forget the local files."""
         self._writer.close()
-        self.publish()
+        self._pool.submit(self._copy)
+        self._pool.shutdown(wait=True)
         self._scratch.cleanup()
