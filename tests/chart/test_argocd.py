@@ -100,8 +100,10 @@ def test_the_actions_that_fit(obj, enabled):
     assert {name for name, action in found.items() if not action.get("disabled")} == enabled
 
 
-def test_an_approval_names_the_step_that_waits():
-    changed = run_lua("actions/promote.lua", custom_resource("ShadowRollout", phase="AwaitingApproval"))
+def test_an_approval_names_the_step_that_waits_and_nobody_else():
+    waiting = custom_resource("ShadowRollout", phase="AwaitingApproval")
+    waiting["metadata"]["annotations"] = {"sluice.dev/promoted-by": "whoever approved the step before"}
+    changed = run_lua("actions/promote.lua", waiting)
     assert changed["metadata"]["annotations"] == {"sluice.dev/promote": "2"}
 
 
