@@ -1,6 +1,7 @@
 """Processes that add up their gradients over gloo: the losses and weights of one, and any number resumes another's."""
 
 import multiprocessing
+import pickle
 import queue
 import time
 from multiprocessing.process import BaseProcess
@@ -26,7 +27,9 @@ def together(
     store = folder / f"store-{size}-{stop_after}"
     processes = [
         context.Process(
-            target=train_in_a_group, args=(rank, size, str(store), results, stop_after, resume), daemon=True
+            target=train_in_a_group,
+            args=(rank, size, str(store), results, stop_after, pickle.dumps(resume)),
+            daemon=True,
         )
         for rank in range(size)
     ]
@@ -40,7 +43,7 @@ def together(
     finally:
         for process in processes:
             process.kill()
-    return {rank: (losses, torch.from_numpy(values), last) for rank, losses, values, last in found}
+    return {rank: (losses, torch.from_numpy(values), pickle.loads(last)) for rank, losses, values, last in found}
 
 
 def _next(results: Any, processes: list[BaseProcess]) -> Any:

@@ -1,5 +1,6 @@
 """Runs of the trainer's loop on a tiny model, and a recorder of what it tells."""
 
+import pickle
 from typing import Any
 
 import torch
@@ -74,17 +75,20 @@ def run(recipe: SftRecipe, hooks: Recorder, **options: Any) -> Trained:
     return train(plan, hooks, recipe=recipe, config=options.pop("config", None) or config(plan), **options)
 
 
-def train_in_a_group(rank: int, size: int, store: str, results: Any, stop_after: int | None, resume: Any) -> None:
-    """Train in one of several processes; process 0 tells what it saw."""
+def train_in_a_group(rank: int, size: int, store: str, results: Any, stop_after: int | None, resume: bytes) -> None:
+    """Train in one of several processes and tell what it saw; process 0 resumes from, and gives, a pickled snapshot.
+
+    Pickled, because tensors sent between processes would be shared memory of one that may be gone.
+    """
     from sluice_trainer.group import ProcessGroup
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     try:
         hooks, recipe = Recorder(stop_after), make_recipe()
-        run(recipe, hooks, group=ProcessGroup(), resume=resume if rank == 0 else None)
+        run(recipe, hooks, group=ProcessGroup(), resume=pickle.loads(resume) if rank == 0 else None)
         losses = [record.loss for record in hooks.records]
         last = hooks.snapshots[max(hooks.snapshots)]
-        results.put((rank, losses, weights(recipe).numpy(), last if rank == 0 else None))
+        results.put((rank, losses, weights(recipe).numpy(), pickle.dumps(last if rank == 0 else None)))
     finally:
         torch.distributed.destroy_process_group()
