@@ -6,6 +6,7 @@ else the machine does hits all of them alike, and each still has its own memory 
 
 import multiprocessing
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -103,6 +104,9 @@ def take_turns(contenders: Mapping[str, Callable[..., Any]], turns: int, **optio
             _receive(mine, name)
         order = list(contenders)
         for number in range(WARM_UP + turns):
+            if number > WARM_UP:
+                so_far = ", ".join(f"{name} {tally.rate:,.1f}/s" for name, tally in tallies.items())
+                print(f"turn {number - WARM_UP} of {turns}: {so_far}", file=sys.stderr, flush=True)
             order = order[1:] + order[:1]
             for name in order:
                 pipes[name].send(True)
