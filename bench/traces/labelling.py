@@ -5,8 +5,10 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 from made_up import made_up_traces, write_files
@@ -24,18 +26,17 @@ CHUNK = 2000
 """Traces that the contenders take turns on."""
 PRIVACY_EVERY = 10
 """One chunk of so many is measured with privacy on as well, which takes longer than everything else."""
-Pipeline = Callable[[list[bytes], Path], None]
+Pipeline = Callable[[list[bytes], BinaryIO], None]
 
 
 def ours(pipeline: TracePipeline) -> Pipeline:
     """The rows of a chunk by the product's pipeline, run by run into a file."""
 
-    def work(chunk: list[bytes], target: Path) -> None:
-        with target.open("wb") as out:
-            for raw in chunk:
-                found = pipeline.process(raw, NO_SCREENS)
-                if isinstance(found, RunRows):
-                    out.write(found.block)
+    def work(chunk: list[bytes], out: BinaryIO) -> None:
+        for raw in chunk:
+            found = pipeline.process(raw, NO_SCREENS)
+            if isinstance(found, RunRows):
+                out.write(found.block)
 
     return work
 
@@ -43,12 +44,18 @@ def ours(pipeline: TracePipeline) -> Pipeline:
 def plain(loads: Callable[[bytes], object], dumps: Callable[[object], bytes]) -> Pipeline:
     """The rows of a chunk by the obvious pipeline, row by row into a file."""
 
-    def work(chunk: list[bytes], target: Path) -> None:
-        with target.open("wb") as out:
-            for row in plain_pipeline(chunk, loads, dumps):
-                out.write(row + b"\n")
+    def work(chunk: list[bytes], out: BinaryIO) -> None:
+        for row in plain_pipeline(chunk, loads, dumps):
+            out.write(row + b"\n")
 
     return work
+
+
+def _written(out: BinaryIO) -> list[object]:
+    """The rows of the last chunk."""
+    size = out.tell()
+    out.seek(0)
+    return [orjson.loads(line) for line in out.read(size).splitlines()]
 
 
 def json_dumps(row: object) -> bytes:
@@ -67,20 +74,20 @@ def label_and_convert(traces: int, report: Report) -> None:
     }
     spent, done = dict.fromkeys(contenders, 0.0), dict.fromkeys(contenders, 0)
     source, names, number = made_up_traces(traces, seed=0), list(contenders), 0
-    with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
+    with ExitStack() as stack:
+        # One file each, written again and again: new pages would cost all of them the same and say nothing.
+        outs = {name: stack.enter_context(tempfile.TemporaryFile()) for name in contenders}
         while chunk := list(islice(source, CHUNK)):
             names = names[1:] + names[:1]
             taking = [name for name in names if "privacy" not in name or number % PRIVACY_EVERY == 0]
             for name in taking:
-                target = Path(folder) / name.replace(" ", "-")
+                outs[name].seek(0)
                 started = time.process_time()
-                contenders[name](chunk, target)
+                contenders[name](chunk, outs[name])
+                outs[name].flush()
                 spent[name] += time.process_time() - started
                 done[name] += len(chunk)
-            rows = [
-                [orjson.loads(line) for line in (Path(folder) / name.replace(" ", "-")).read_bytes().splitlines()]
-                for name in taking
-            ]
+            rows = [_written(outs[name]) for name in taking]
             if any(found != rows[0] for found in rows):
                 raise SystemExit("the contenders disagree about the rows: no rate is worth printing")
             number += 1
