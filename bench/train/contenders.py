@@ -171,11 +171,12 @@ def _peft_config() -> Any:
 
 def _tokenizer() -> Any:
     """TRL wants one, though every token is given: a vocabulary of numbers."""
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     vocabulary = {str(number): number for number in range(workload.VOCABULARY)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="2"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1")
 
 
@@ -241,6 +242,11 @@ def sft_trl_padded(ready: Ready, toy: workload.Toy) -> None:
     _sft_trl(ready, toy, packing=False, per_device_train_batch_size=8)
 
 
+def _words(tokens: Any) -> str:
+    """Tokens as the text that the tokenizer of numbers makes them of again: TRL's DPO takes no tokens."""
+    return " ".join(map(str, tokens.tolist()))
+
+
 def dpo_trl(ready: Ready, toy: workload.Toy) -> None:
     """TRL: eight pairs a step, padded; the reference by switching the adapter off."""
     from trl import DPOConfig, DPOTrainer
@@ -250,9 +256,9 @@ def dpo_trl(ready: Ready, toy: workload.Toy) -> None:
     pairs = workload.pairs()
     data = Dataset.from_dict(
         {
-            "prompt_ids": [pair.prompt.tolist() for pair in pairs],
-            "chosen_ids": [pair.chosen.tolist() for pair in pairs],
-            "rejected_ids": [pair.rejected.tolist() for pair in pairs],
+            "prompt": [_words(pair.prompt) for pair in pairs],
+            "chosen": [" " + _words(pair.chosen) for pair in pairs],
+            "rejected": [" " + _words(pair.rejected) for pair in pairs],
         }
     )
 
