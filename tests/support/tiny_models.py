@@ -35,9 +35,16 @@ def tiny_tokenizer(template: str = CHAT_TEMPLATE, extra: tuple[str, ...] = ()) -
 def tiny_model(tokenizer: Any, *, architecture: str = "llama", layers: int = 2, size: int = 64, seed: int = 7) -> Any:
     """A randomly initialised causal model with grouped-query attention, fp32; `qwen3_moe` is a mixture of experts."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen3Config
+    from transformers import (
+        LlamaConfig,
+        LlamaForCausalLM,
+        MistralConfig,
+        MistralForCausalLM,
+        Qwen3Config,
+        Qwen3MoeConfig,
+        Qwen3MoeForCausalLM,
+    )
     from transformers import Qwen3ForCausalLM as Qwen3
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     shape = {
         "vocab_size": len(tokenizer),
