@@ -177,6 +177,12 @@ def test_shared_and_unassigned_runs_are_selected_by_their_folder_names(tmp_path)
     assert output.traces == 2
 
 
+def test_mirrored_requests_never_become_data(source, tmp_path):
+    write_trace(source, trace("copied", variant="mirror", steps=[step(0)]))
+    output = build(source, tmp_path / "out")
+    assert (output.traces, output.rows) == (20, 36)
+
+
 def test_only_approved_traces_where_review_is_required(tmp_path):
     for number, status in enumerate(["approved", "approved", "rejected", "pending"]):
         write_trace(tmp_path / "s", trace(f"r{number}", review_status=status))

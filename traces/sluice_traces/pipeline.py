@@ -8,6 +8,7 @@ from operator import attrgetter
 import msgspec
 
 from sluice_api.contracts.dataset import RowFormat
+from sluice_api.contracts.trace import Variant
 from sluice_traces.convert import ConvertConfig, Converter, Screens, Tally
 from sluice_traces.ladder import judge_steps
 from sluice_traces.preference import pair_rows
@@ -70,7 +71,9 @@ class TraceFilter:
         """Why not to use a trace; None to use it."""
         if self.tenants and tenant_folder(trace.tenant_id) not in self.tenants:
             return SkipReason.TENANT_NOT_SELECTED
-        if self.variants and variant_name(trace.variant) not in self.variants:
+        name = variant_name(trace.variant)
+        # A mirrored request was answered for nobody: what came of it must not teach unless somebody looked at it.
+        if name == Variant.MIRROR or (self.variants and name not in self.variants):
             return SkipReason.VARIANT_NOT_SELECTED
         if self.since:
             if started_us is None:

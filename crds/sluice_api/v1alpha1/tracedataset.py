@@ -32,7 +32,7 @@ class TraceSource(ApiModel):
     tenants: list[ShortText] = Field(default_factory=list, max_length=256)
     """Only these tenants; empty means all. Runs without a tenant are in `__shared__`."""
     variants: list[Literal["baseline", "candidate", "__unassigned__"]] = Field(default_factory=list, max_length=3)
-    """Only runs served by these arms; empty means all."""
+    """Only runs served by these arms; empty means all. Mirrored requests never count."""
     since: Timestamp | None = None
     """Only runs that started at or after this instant."""
 
