@@ -16,7 +16,7 @@ from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
-from sluice_trainer.data import ROWS, read_rows
+from sluice_trainer.data import ROWS, read_rows, stream_rows
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities, tokenize_pairs
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
@@ -33,7 +33,8 @@ from sluice_trainer.schedule import Schedule
 from sluice_trainer.settings import Settings, check_job
 from sluice_trainer.snapshot import Snapshot
 from sluice_trainer.surroundings import Surroundings
-from sluice_trainer.tokenise import tokenize_rows
+from sluice_trainer.token_cache import TokenCache
+from sluice_trainer.tokenise import Document
 
 _log = logging.getLogger(__name__)
 
@@ -81,22 +82,26 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
 
 def _load(settings: Settings, around: Surroundings) -> _Loaded:
     job = settings.job
-    rows = read_rows(fetch_rows(job, around.cache), *ROWS[job.method])
+    files = fetch_rows(job, around.cache)
     with storage_failures("base model", FailureClass.USER_ERROR):
         folder = fetch_model(job.base_model, around.cache / "models")
     base = job.base_model.model_copy(update={"digest": job.base_model.digest or digest_tree(folder)})
     around.progress.progress(inputs={"baseModel": str(base.digest)})
     tokenizer = models.load_tokenizer(folder, base.uri)
+    documents: Sequence[Document] = []
+    pairs: Sequence[Pair] = []
     if job.method == "sft":
-        documents, pairs = tokenize_rows(rows, tokenizer), []
+        documents = TokenCache(around.cache / "tokens").documents(
+            job.dataset.digest, tokenizer, lambda: (row.conversations for row in stream_rows(files, *ROWS["sft"]))
+        )
     else:
-        documents, pairs = [], tokenize_pairs(rows, tokenizer)
+        pairs = tokenize_pairs(read_rows(files, *ROWS[job.method]), tokenizer)
     try:
         plan = build_plan(sft_sizes(documents) or pair_sizes(pairs), settings.plan)
     except ValueError as error:
         raise WorkerError(FailureClass.DATA, str(error)) from error
     if plan.left_out:
-        _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(rows))
+        _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(documents or pairs))
     model = _adapted(settings, base, folder, around)
     _fit_memory(job, model, plan, around)
     parameters = models.trained_parameters(model)
