@@ -2,6 +2,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 PY := $(VENV)/bin/python
+# Half of the tests' time is waiting for servers, so two processes pay off on two cores; 0 runs in one.
+TEST_PROCESSES ?= 2
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: help
@@ -27,7 +29,7 @@ tools: ## install Debian's prometheus and chromium, which some tests run, where 
 
 .PHONY: test
 test: install tools ## run the tests, integration tests on a real API server, Ray and S3 included
-	$(PY) -P -m pytest -q $(PYTEST_ARGS)
+	$(PY) -P -m pytest -q --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: soak
 soak: install ## run the long tests: many random kills, many tasks, many rollouts

@@ -107,9 +107,9 @@ class Killer:
         return True
 
     def _kill(self) -> None:
-        if not self.dead.is_set():
+        # A write of a process that was killed already may still be on its way when its successor is being started.
+        if not self.dead.is_set() and self.operator.signal_kill():
             self.kills += 1
-            self.operator.signal_kill()
             self.dead.set()
 
 

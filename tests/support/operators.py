@@ -222,10 +222,14 @@ class Operator:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def signal_kill(self) -> None:
-        """SIGKILL, from any thread, without waiting."""
-        if self._process is not None:
-            os.kill(self._process.pid, signal.SIGKILL)
+    def signal_kill(self) -> bool:
+        """SIGKILL, from any thread, without waiting; False when there was nothing left to kill."""
+        try:
+            if self._process is not None:
+                os.kill(self._process.pid, signal.SIGKILL)
+            return self._process is not None
+        except ProcessLookupError:
+            return False
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
