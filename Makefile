@@ -4,6 +4,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # Half of the tests' time is waiting for servers, so two processes pay off on two cores; 0 runs in one.
 TEST_PROCESSES ?= 2
+# Without compiled modules every process of Ray and every worker compiles torch and its like anew.
+unexport PYTHONDONTWRITEBYTECODE
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
 .PHONY: help
