@@ -28,7 +28,8 @@ async def bounded(uri: str, read: Callable[[], T], *, limit_s: float = STORAGE_S
     Raises:
         UnreachableError: it took longer than `limit_s`, or as many reads as are allowed wait already.
     """
-    if not _slots.acquire(blocking=False):
+    slots = _slots
+    if not slots.acquire(blocking=False):
         raise UnreachableError(uri, f"{MOST_READS} reads of storage wait for an answer: check endpoint and network")
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -48,7 +49,7 @@ async def bounded(uri: str, read: Callable[[], T], *, limit_s: float = STORAGE_S
         except BaseException as raised:  # noqa: BLE001 - whoever waits gets it, whatever it is
             error = raised
         finally:
-            _slots.release()
+            slots.release()
         # The loop may have ended while nobody waited.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(tell, result, error)
