@@ -2,8 +2,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 PY := $(VENV)/bin/python
-# Half of the tests' time is waiting for servers, so two processes pay off on two cores; 0 runs in one.
+# Half of the tests' time is waiting for servers, so two processes pay off on two cores; 0 runs in one. Threads of tiny
+# models in several processes wait for each other more than they compute.
 TEST_PROCESSES ?= 2
+test: export OMP_NUM_THREADS ?= 1
 # Without compiled modules every process of Ray and every worker compiles torch and its like anew.
 unexport PYTHONDONTWRITEBYTECODE
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
