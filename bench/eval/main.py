@@ -122,7 +122,7 @@ def reaches(
 
 
 def main() -> int:
-    """Run all benchmarks; 1 when something fell short of its reach."""
+    """Run all benchmarks, and say what fell short of its reach: a measurement, not a test."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=10_000)
     parser.add_argument("--quick", action="store_true", help="a tenth of the simulations and samples")
@@ -151,7 +151,7 @@ def main() -> int:
         args.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     short = [r.work for r in found if not r.holds]
     print("\n" + ("falls short: " + "; ".join(short) if short else "everything within its reach"))
-    return 1 if short else 0
+    return 0
 
 
 if __name__ == "__main__":

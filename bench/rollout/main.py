@@ -206,7 +206,7 @@ def report_detection(cells: list[Cell]) -> list[str]:
 
 
 def main() -> int:
-    """Run everything; 1 when something fell short of its reach."""
+    """Run everything, and say what fell short of its reach: a measurement, not a test."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--blocks", type=int, default=2000, help="blocks after which a step counts as undecided")
@@ -242,7 +242,7 @@ def main() -> int:
         args.json.write_text(json.dumps(document | {"short": short}, indent=2) + "\n", encoding="utf-8")
     print("\n" + ("fell short:\n- " + "\n- ".join(short) if short else "everything within its reach"))
     print(f"{time.monotonic() - began:.0f} s")
-    return 1 if short else 0
+    return 0
 
 
 if __name__ == "__main__":
