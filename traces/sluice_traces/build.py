@@ -56,7 +56,7 @@ class Build:
             self.bad.append(BadFile(path, error.reason, error.detail))
 
 
-class Todo(NamedTuple):
+class Unread(NamedTuple):
     """One trace file and the screenshots that the listing has of its run."""
 
     file: SourceFile
@@ -69,7 +69,7 @@ class Labelling(Protocol):
     """Labels files somewhere: in this process, or in many."""
 
     def outcomes(
-        self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
+        self, files: Iterator[SourceFile], unread: Callable[[SourceFile], Unread], known: Callable[[SourceFile], bool]
     ) -> Iterator[tuple[SourceFile, Outcome | None]]:
         """Every file in order with its outcome, or with None where it is known.
 
@@ -87,11 +87,11 @@ class LocalLabelling:
         self._threads = REMOTE_THREADS if remote else 1
 
     def outcomes(
-        self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
+        self, files: Iterator[SourceFile], unread: Callable[[SourceFile], Unread], known: Callable[[SourceFile], bool]
     ) -> Iterator[tuple[SourceFile, Outcome | None]]:
         """Every file in order with its outcome, or with None where it is known."""
         for file, content in read_files(self._labeller.read, files, threads=self._threads, known=known):
-            yield file, None if content is None else self._labeller.label(file, todo(file).screens, content)
+            yield file, None if content is None else self._labeller.label(file, unread(file).screens, content)
 
 
 class Builder:
@@ -126,7 +126,7 @@ class Builder:
         reporter.progress(stage="labelling", step=0, of=total)
         outcomes = self._labelling.outcomes(
             inventory.files(),
-            lambda file: Todo(file, inventory.screens(file.path)),
+            lambda file: Unread(file, inventory.screens(file.path)),
             lambda file: cache.has(file, inventory.fingerprint(file)),
         )
         for number, (file, found) in enumerate(outcomes, start=1):

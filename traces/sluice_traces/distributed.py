@@ -18,7 +18,7 @@ import msgspec
 from sluice_api.contracts.jobs import FailureClass, LabelJob
 from sluice_artifacts import ArtifactError, UnreachableError, open_store
 from sluice_artifacts.reporting import WorkerError
-from sluice_traces.build import Todo
+from sluice_traces.build import Unread
 from sluice_traces.convert import Screens
 from sluice_traces.labeller import Labeller, Outcome, decode_outcome, encode_outcome
 from sluice_traces.source import SourceFile
@@ -58,7 +58,7 @@ class RayLabelling:
         self._job = job
 
     def outcomes(
-        self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
+        self, files: Iterator[SourceFile], unread: Callable[[SourceFile], Unread], known: Callable[[SourceFile], bool]
     ) -> Iterator[tuple[SourceFile, Outcome | None]]:
         """Every file in order with its outcome, or with None where it is known.
 
@@ -71,18 +71,18 @@ class RayLabelling:
         if started:
             _connect(self._job.workers)
         try:
-            yield from self._labelled(files, todo, known)
+            yield from self._labelled(files, unread, known)
         finally:
             if started:
                 ray.shutdown()
 
     def _labelled(
-        self, files: Iterator[SourceFile], todo: Callable[[SourceFile], Todo], known: Callable[[SourceFile], bool]
+        self, files: Iterator[SourceFile], unread: Callable[[SourceFile], Unread], known: Callable[[SourceFile], bool]
     ) -> Iterator[tuple[SourceFile, Outcome | None]]:
         window = self._job.workers * PAGES_PER_WORKER * PAGE_FILES
         while listed := list(itertools.islice(files, window)):
             asked = [(file, known(file)) for file in listed]
-            pages = _pages([todo(file) for file, is_known in asked if not is_known], PAGE_FILES)
+            pages = _pages([unread(file) for file, is_known in asked if not is_known], PAGE_FILES)
             found = self._run(pages)
             for file, is_known in asked:
                 yield file, None if is_known else next(found)
@@ -145,8 +145,8 @@ def _task_cpus() -> float:
     return 1.0 if ray.available_resources().get("CPU", 0.0) >= 1.0 else 0.0
 
 
-def _pages(todo: list[Todo], size: int) -> list[bytes]:
-    items = (_Item(*file, screens.folder, sorted(screens.steps)) for file, screens in todo)
+def _pages(unread: list[Unread], size: int) -> list[bytes]:
+    items = (_Item(*file, screens.folder, sorted(screens.steps)) for file, screens in unread)
     pages = []
     while page := list(itertools.islice(items, size)):
         pages.append(_ENCODER.encode(_Page(page)))
