@@ -31,9 +31,9 @@ class WeightKiller:
         if signature is None or (when, *signature) in self._seen:
             return False
         self._seen.add((when, *signature))
-        if not self.dead.is_set():
+        # A write of a process that was killed already may still be on its way when its successor is being started.
+        if not self.dead.is_set() and self.operator.signal_kill():
             self.kills += 1
-            self.operator.signal_kill()
             self.dead.set()
         return True
 
