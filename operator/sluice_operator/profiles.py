@@ -48,6 +48,8 @@ class ProfileDocument(BaseModel):
     accelerator: Annotated[str, StringConstraints(pattern=r"^([a-z0-9.-]+/[A-Za-z0-9._-]+)?$")] = ""
     accelerator_memory: Annotated[str, StringConstraints(pattern=r"^([0-9]+(\.[0-9]+)?(M|Mi|G|Gi|T|Ti))?$")] = ""
     resources: dict[str, Quantity] = Field(default_factory=dict)
+    head_resources: dict[str, Quantity] = Field(default_factory=dict)
+    requests: dict[str, Quantity] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
     env_from: tuple[str, ...] = ()
     queue: str = ""

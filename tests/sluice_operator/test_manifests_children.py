@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -143,14 +144,29 @@ def test_every_pod_meets_the_restricted_standard():
         assert pod["serviceAccountName"] == "trainer"
         assert pod["nodeSelector"] == {"pool": "a100"}
         assert pod["tolerations"]
-        assert not pod.get("hostNetwork") and not pod.get("volumes")
+        assert not pod.get("hostNetwork")
+        assert pod["volumes"] == [{"name": "scratch", "emptyDir": {}}]
         for container in pod["containers"]:
             context = container["securityContext"]
             assert context["allowPrivilegeEscalation"] is False
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert not context.get("privileged")
+            assert context["readOnlyRootFilesystem"] is True
+            assert container["volumeMounts"] == [{"name": "scratch", "mountPath": "/tmp"}]
             assert container["envFrom"] == [{"secretRef": {"name": "s3"}}]
             assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
+
+
+def test_a_profile_may_ask_for_less_than_it_allows():
+    profile = replace(GPU, head_resources={"cpu": "1", "memory": "2Gi"}, requests={"cpu": "250m"})
+    cluster = rayjob(RUN, "ftr-agent-x-3", profile, INPUT, workers=2)["spec"]["rayClusterSpec"]
+    head, workers = (
+        part["template"]["spec"]["containers"][0]["resources"]
+        for part in (cluster["headGroupSpec"], cluster["workerGroupSpecs"][0])
+    )
+    assert head == {"requests": {"cpu": "250m", "memory": "2Gi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+    assert workers["requests"] == {"cpu": "250m", "memory": "64Gi", "nvidia.com/gpu": "1"}
+    assert workers["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "1"}
 
 
 def test_a_single_process_worker_gets_no_ray_workers():

@@ -83,7 +83,11 @@ class Profile:
     accelerator_memory: str = ""
     """Memory of one accelerator, e.g. `80Gi`; runs that cannot fit are refused before they start."""
     resources: Mapping[str, str] = field(default_factory=dict)
-    """Requests and limits of one worker, e.g. `cpu: "4"`, `memory: 16Gi`."""
+    """Limits of one worker, and its requests too, e.g. `cpu: "4"`, `memory: 16Gi`."""
+    head_resources: Mapping[str, str] = field(default_factory=dict)
+    """The same of the head of a training cluster (backend `kuberay`)."""
+    requests: Mapping[str, str] = field(default_factory=dict)
+    """Requests where they shall be lower than the limits, for nodes that are shared; of head and workers alike."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Plain environment of the workers. No secrets: those come by `env_from`."""
     env_from: tuple[str, ...] = ()

@@ -6,14 +6,12 @@ from sluice_api.contracts.jobs import JobBase
 from sluice_api.v1alpha1.common import SluiceObject
 from sluice_operator.decisions.base import Profile
 from sluice_operator.manifests.pods import (
-    confine,
     container,
     job_labels,
     job_metadata,
     job_variables,
     pod_template,
     resources,
-    runs_foreign_code,
     worker_command,
 )
 
@@ -38,8 +36,6 @@ def job(obj: SluiceObject, name: str, profile: Profile, job_input: JobBase) -> d
     )
     template = pod_template(profile, job_labels(obj, job_input), main)
     template["spec"]["restartPolicy"] = "Never"
-    if runs_foreign_code(job_input):
-        confine(template)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

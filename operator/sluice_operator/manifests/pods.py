@@ -1,7 +1,9 @@
 """What all worker pods share: who they are, what they may do, what they are given.
 
 Every pod meets the restricted Pod Security Standard, carries no service account token (workers never talk to
-Kubernetes) and has limits equal to its requests.
+Kubernetes), has limits equal to its requests unless the profile says otherwise, and one folder to write to, which goes
+with the pod: everything else is read-only. A worker that tries out a model's code fences it by itself; that is the wall
+behind the fence.
 """
 
 import shlex
@@ -55,23 +57,6 @@ def worker_kind(job_input: JobBase) -> str:
     return str(getattr(job_input, "worker"))  # noqa: B009 - the base of the job inputs has no discriminator
 
 
-def runs_foreign_code(job_input: JobBase) -> bool:
-    """Tell whether a worker may be given code that nobody has read: the answers of a model, to be tried out."""
-    return worker_kind(job_input) == "eval"
-
-
-def confine(template: Manifest) -> None:
-    """Leave the pods of a template one folder to write to, gone with the pod; everything else is read-only.
-
-    The worker fences what it tries out by itself, from the network, too; this is the wall behind that fence.
-    """
-    spec = template["spec"]
-    spec["volumes"] = [{"name": "scratch", "emptyDir": {}}]
-    for body in spec["containers"]:
-        body["securityContext"]["readOnlyRootFilesystem"] = True
-        body["volumeMounts"] = [{"name": "scratch", "mountPath": SCRATCH}]
-
-
 def worker_command(profile: Profile, job_input: JobBase) -> list[str]:
     """Return the command line of a worker."""
     return [*shlex.split(profile.entrypoint), "worker", worker_kind(job_input)]
@@ -83,11 +68,16 @@ def job_variables(profile: Profile, job_input: JobBase) -> dict[str, str]:
 
 
 def resources(profile: Profile, *, accelerated: bool) -> Manifest:
-    """Return equal requests and limits, with one accelerator where asked for and the profile has one."""
+    """Return requests and limits, with one accelerator where asked for and the profile has one."""
     amounts = dict(profile.resources or TASK_RESOURCES)
     if accelerated and profile.accelerator:
         amounts[profile.accelerator] = "1"
-    return {"requests": dict(amounts), "limits": amounts}
+    return reserved(profile, amounts)
+
+
+def reserved(profile: Profile, limits: Mapping[str, str]) -> Manifest:
+    """Return limits with their requests: as much, but for what the profile asks for less of."""
+    return {"requests": {**limits, **profile.requests}, "limits": dict(limits)}
 
 
 def container(
@@ -108,9 +98,11 @@ def container(
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
             "runAsNonRoot": True,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        "volumeMounts": [{"name": "scratch", "mountPath": SCRATCH}],
     }
     if command is not None:
         body["command"] = command
@@ -132,6 +124,7 @@ def pod_template(profile: Profile, labels: Mapping[str, str], main: Manifest) ->
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [main],
+        "volumes": [{"name": "scratch", "emptyDir": {}}],
     }
     if profile.service_account:
         spec["serviceAccountName"] = profile.service_account

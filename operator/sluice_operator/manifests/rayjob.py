@@ -19,13 +19,14 @@ from sluice_operator.manifests.pods import (
     job_metadata,
     job_variables,
     pod_template,
+    reserved,
     resources,
     worker_command,
     worker_kind,
 )
 
 HEAD_RESOURCES = {"cpu": "1", "memory": "4Gi"}
-"""Head of a training cluster: it holds the driver, not the model."""
+"""Head of a training cluster where the profile names none: it holds the driver, not the model."""
 KEEP_CLUSTER_S = 30
 """Seconds that the cluster outlives its job, for the end of its log."""
 HEALTH_PORT, HEALTH_PATH = 52365, "/api/healthz"
@@ -71,7 +72,9 @@ def rayjob(obj: SluiceObject, name: str, profile: Profile, job_input: JobBase, *
 
 
 def _head(profile: Profile, labels: dict[str, str], *, alone: bool) -> Manifest:
-    needs = resources(profile, accelerated=True) if alone else _equal(HEAD_RESOURCES)
+    needs = (
+        resources(profile, accelerated=True) if alone else reserved(profile, profile.head_resources or HEAD_RESOURCES)
+    )
     return {
         "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": _cpus(profile) if alone else "0"},
         "template": pod_template(profile, labels, _ray_container("ray-head", profile, needs)),
@@ -101,10 +104,6 @@ def _ray_container(name: str, profile: Profile, needs: Manifest) -> Manifest:
         "failureThreshold": 60,
     }
     return body
-
-
-def _equal(amounts: dict[str, str]) -> Manifest:
-    return {"requests": dict(amounts), "limits": dict(amounts)}
 
 
 def _cpus(profile: Profile) -> str:
