@@ -75,10 +75,20 @@ crds: install ## write the CRDs from the kinds
 monitoring: install ## write Prometheus rules, dashboard and their tables from the metrics
 	$(PY) -P -m sluice_operator.monitoring
 
+.PHONY: manifests
+manifests: install ## write the manifests of kubectl apply -k from the chart
+	$(PY) charts/bare/generate.py
+
+.PHONY: images
+images: install ## build the container images without a registry (NAMES="operator evaluator trainer", TORCH=cpu)
+	@.ci/image-tools
+	$(PY) images/build.py $(NAMES) --torch $(or $(TORCH),cpu)
+
 .PHONY: verify
 verify: install ## fail when a generated file differs from its source
 	$(PY) -P -m sluice_api.generator --check
 	$(PY) -P -m sluice_operator.monitoring --check
+	$(PY) charts/bare/generate.py --check
 
 .PHONY: constraints
 constraints: install ## write the versions in use to constraints.txt

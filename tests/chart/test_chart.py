@@ -177,6 +177,24 @@ def test_the_operators_pod_meets_the_restricted_standard(installed, kubectl_own)
     kubectl_own("-n", SYSTEM, "create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
 
 
+def test_the_bare_manifests_are_the_charts_and_the_api_server_accepts_them(installed, kubectl_own):
+    program = kubernetes_binaries() / "kubectl"
+    built = subprocess.run(
+        [program, "kustomize", str(ROOT / "charts" / "bare")], text=True, capture_output=True, check=True
+    ).stdout
+    bare = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(built)}
+    chart = rendered("--namespace=sluice")
+    assert set(bare) == {*chart, ("Namespace", "sluice")}
+    for key, each in chart.items():
+        part = "data" if each["kind"] == "ConfigMap" else "rules" if each["kind"] == "Role" else "spec"
+        assert bare[key].get(part) == each.get(part), key
+    labels = bare["Namespace", "sluice"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    kubectl_own("create", "namespace", "sluice")
+    listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(bare.values())})
+    kubectl_own("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-", stdin=listing)
+
+
 def job(account=None, *, token=False):
     """Return a Job as the operator makes them, under a service account."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
