@@ -1,4 +1,4 @@
-"""What a dataset build runs candidates' tests in: the evaluator's sandbox.
+"""What a dataset build takes from the evaluator: the sandbox for candidates' tests, and its reading of suites.
 
 Traces and evaluator do not know each other; this is where they meet.
 """
@@ -34,6 +34,24 @@ class SandboxRunner:
         return self._sandbox.run_python(module, _VERDICT, [Case(arguments=(), expected=True)]).passed
 
 
+def suite_texts(uri: str) -> list[str]:
+    """Texts of a suite, of every form that an EvalRun may name.
+
+    Raises:
+        ValueError: it is none.
+        ArtifactError: the storage failed.
+    """
+    from sluice_api.contracts.suites import is_builtin
+    from sluice_artifacts import open_store
+    from sluice_evaluator.builtin import texts
+    from sluice_evaluator.errors import SuiteError
+
+    try:
+        return texts(uri, None if is_builtin(uri) else open_store(uri).read(uri))
+    except SuiteError as error:
+        raise ValueError("; ".join(error.problems[:3])) from error
+
+
 def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
     """Build a dataset version; candidates' tests, where they are asked for, run in the sandbox.
 
@@ -44,13 +62,13 @@ def run(job: LabelJob, reporter: Reporter) -> LabelOutput:
     from sluice_traces.worker import run as build
 
     if job.critic is None or not job.critic.run_tests:
-        return build(job, reporter)
+        return build(job, reporter, suites=suite_texts)
     from sluice_evaluator.sandbox.client import Limits, Sandbox, SandboxUnavailableError
 
     limits = Limits(wall_s=WALL_S, cpu_s=WALL_S, memory_bytes=MEMORY_BYTES)
     try:
         with Sandbox(servers=1, limits=limits) as sandbox:
-            return build(job, reporter, runner=SandboxRunner(sandbox))
+            return build(job, reporter, runner=SandboxRunner(sandbox), suites=suite_texts)
     except SandboxUnavailableError as error:
         message = f"candidates' tests cannot be fenced here: {error}. Set critic.runTests to false, or another profile"
         raise WorkerError(FailureClass.INFRASTRUCTURE, message) from error

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from sluice_api.contracts.dataset import DatasetManifest
+from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts import read_manifest
-from sluice_artifacts.reporting import Reporter
+from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_cli.harness import SandboxRunner, run
+from sluice_evaluator.builtin import builtin_suite
 from sluice_evaluator.sandbox.client import Sandbox
-from trace_factory import label_job, many
+from trace_factory import label_job, many, step, trace, write_trace
 from versions import part_rows
 
 ADD = "def add(a, b):\n    return a + b"
@@ -57,3 +59,39 @@ def test_a_build_keeps_the_candidates_whose_tests_pass(tmp_path: Path):
     output = run(job, Reporter(job))
     assert part_rows(output.dataset)[0]["conversations"][1]["value"] == ADD
     assert read_manifest(output.dataset, DatasetManifest).buckets["code"].rejected == {"tests": 1}
+
+
+def leaking(folder: Path, suites: list[str], texts: list[str]):
+    for index, text in enumerate(texts):
+        write_trace(folder / "s", trace(f"run-{index}", steps=[step(0, intent=text)]))
+    job = label_job(folder / "s", folder, leaks={"suites": suites}, holdout=0.0)
+    return run(job, Reporter(job))
+
+
+def test_rows_that_hold_a_task_of_a_built_in_suite_leave(tmp_path: Path):
+    task = builtin_suite("json-calls").tasks[0].task.task_text
+    assert leaking(tmp_path, ["builtin:json-calls"], ["an honest thing", f"Please: {task}"]).leaks == 1
+
+
+def test_rows_that_hold_a_task_of_a_benchmarks_file_leave(tmp_path: Path):
+    prompt = (
+        'def middle(numbers):\n    "Give the number that as many others are above as are below, of an odd count."\n'
+    )
+    row = {"task_id": "t/0", "prompt": prompt, "entry_point": "middle"}
+    row |= {"canonical_solution": "    return sorted(numbers)[len(numbers) // 2]\n"}
+    row |= {"test": "def check(candidate):\n    assert candidate([3, 1, 2]) == 2\n"}
+    suite = tmp_path / "rows.jsonl"
+    suite.write_text(json.dumps(row) + "\n")
+    texts = ["an honest thing", f"{prompt}{row['canonical_solution']}"]
+    assert leaking(tmp_path, [suite.as_uri()], texts).leaks == 1
+
+
+@pytest.mark.parametrize("uri", ["builtin:no-such", "rows.jsonl"])
+def test_a_suite_that_is_not_known_stops_the_build(tmp_path: Path, uri: str):
+    if not uri.startswith("builtin:"):
+        (tmp_path / uri).write_text('{"neither": 1}\n')
+        uri = (tmp_path / uri).as_uri()
+    with pytest.raises(WorkerError) as caught:
+        leaking(tmp_path, [uri], ["a", "b"])
+    assert caught.value.failure_class is FailureClass.DATA
+    assert caught.value.message.count(uri) == 1

@@ -112,7 +112,7 @@ def test_the_job_carries_how_rows_are_cleaned_mixed_and_guarded(world):
             ],
         },
         deduplication={"near": True, "threshold": 0.9},
-        leaks={"suites": [{"uri": "s3://suites/b.json"}], "threshold": 0.7},
+        leaks={"suites": [{"uri": "s3://suites/b.json"}, {"uri": "builtin:smoke-8"}], "threshold": 0.7},
         maxBadFraction=0.05,
         workers=4,
         onNewVersion=LINEAGE,
@@ -128,7 +128,7 @@ def test_the_job_carries_how_rows_are_cleaned_mixed_and_guarded(world):
         ("code", "s3://corpus/code/"),
     ]
     assert asked.duplicates == DuplicateRule(exact=True, near=True, threshold=0.9, shingle_words=3)
-    assert asked.leaks == LeakRule(suites=["s3://suites/b.json", "s3://suites/a.json"], threshold=0.7)
+    assert asked.leaks == LeakRule(suites=["s3://suites/b.json", "builtin:smoke-8", "s3://suites/a.json"], threshold=0.7)
     assert (asked.max_bad_fraction, asked.workers) == (0.05, 4)
 
 
@@ -364,9 +364,16 @@ def test_too_few_new_rows_set_nothing_in_motion(world):
     build(world, digest(1), new=49)
     assert world.status(KIND, NAME)["lineages"] == [digest(1)]
     assert len(world.objects) == 1
-    world.annotate(KIND, NAME, refresh="y")
-    build(world, digest(2), new=50)
-    assert len(world.objects) == 5
+    assert world.status(KIND, NAME)["pendingNewRows"] == 49
+
+
+def test_new_rows_add_up_until_there_are_enough(world):
+    world.edit(KIND, NAME, onNewVersion=LINEAGE)
+    for number, (new, children) in enumerate([(49, 0), (1, 4), (49, 4), (1, 8)], start=1):
+        world.annotate(KIND, NAME, refresh=f"r{number}")
+        build(world, digest(number), new=new)
+        assert len(world.objects) == 1 + children
+    assert world.status(KIND, NAME)["pendingNewRows"] == 0
 
 
 def test_deleting_a_dataset_keeps_its_history(world):

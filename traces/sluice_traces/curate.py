@@ -11,7 +11,7 @@ import hashlib
 import sqlite3
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, overload
@@ -71,7 +71,21 @@ class Removed:
                 yield run._replace(lines=kept)
 
 
-def suite_tasks(suites: list[str]) -> list[str]:
+SuiteReader = Callable[[str], list[str]]
+"""Gives the texts of the suite at a URI; raises `ValueError` when it is none, `ArtifactError` when storage fails."""
+
+
+def read_suite(uri: str) -> list[str]:
+    """Texts of the tasks of a suite in storage, a JSON file.
+
+    Raises:
+        ValueError: it is no suite.
+        ArtifactError: the storage failed.
+    """
+    return task_texts(open_store(uri).read(uri))
+
+
+def suite_tasks(suites: list[str], reader: SuiteReader = read_suite) -> list[str]:
     """Texts of all tasks of some suites.
 
     Raises:
@@ -81,7 +95,7 @@ def suite_tasks(suites: list[str]) -> list[str]:
     tasks: list[str] = []
     for uri in suites:
         try:
-            found = task_texts(open_store(uri).read(uri))
+            found = reader(uri)
         except (ValueError, msgspec.DecodeError) as error:
             raise WorkerError(FailureClass.DATA, f"leaks.suites: {uri}: {error}") from None
         except ArtifactError as error:
@@ -94,7 +108,9 @@ def suite_tasks(suites: list[str]) -> list[str]:
     return tasks
 
 
-def curate(spool: Spool, duplicates: DuplicateRule, leaks: LeakRule, folder: Path) -> Removed:
+def curate(
+    spool: Spool, duplicates: DuplicateRule, leaks: LeakRule, folder: Path, reader: SuiteReader = read_suite
+) -> Removed:
     """Find the rows that leave again.
 
     Exact duplicates are found on disk, leaks batch by batch. A search for near-duplicates holds about 200 bytes a row
@@ -105,6 +121,7 @@ def curate(spool: Spool, duplicates: DuplicateRule, leaks: LeakRule, folder: Pat
         duplicates: which rows count as said before.
         leaks: suites to keep out.
         folder: where temporary files may lie.
+        reader: reads suites.
 
     Raises:
         WorkerError: `UserError` when a threshold cannot be; `Data` as `suite_tasks`.
@@ -117,7 +134,8 @@ def curate(spool: Spool, duplicates: DuplicateRule, leaks: LeakRule, folder: Pat
         removed.rows[part] = bytearray(spool.row_count(part))
     try:
         if leaks.suites:
-            index = LeakIndex(suite_tasks(leaks.suites), shingle_words=leaks.shingle_words, threshold=leaks.threshold)
+            tasks = suite_tasks(leaks.suites, reader)
+            index = LeakIndex(tasks, shingle_words=leaks.shingle_words, threshold=leaks.threshold)
             _remove_leaks(spool, index, removed)
         if duplicates.exact or duplicates.near:
             _remove_exact(spool, folder, removed)

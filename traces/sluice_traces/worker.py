@@ -13,7 +13,7 @@ from sluice_traces.build import Build, Builder, Labelling, LocalLabelling
 from sluice_traces.cache import OutcomeCache
 from sluice_traces.convert import DropReason, Tally
 from sluice_traces.critic import HarnessRunner
-from sluice_traces.curate import Removed, curate
+from sluice_traces.curate import Removed, SuiteReader, curate, read_suite
 from sluice_traces.dataset import BuildCounts, ParentVersion, Version, largest, publish_version
 from sluice_traces.labeller import Labeller
 from sluice_traces.mix import Mixed, mix
@@ -31,13 +31,20 @@ TENANTS_TOLD = 32
 """Tenants that the result counts by name; the manifest counts more."""
 
 
-def run(job: LabelJob, reporter: Reporter, *, runner: HarnessRunner | None = None) -> LabelOutput:
+def run(
+    job: LabelJob,
+    reporter: Reporter,
+    *,
+    runner: HarnessRunner | None = None,
+    suites: SuiteReader = read_suite,
+) -> LabelOutput:
     """Build and publish a dataset version from the traces of a job.
 
     Args:
         job: the job.
         reporter: told how far the build is.
         runner: runs candidates' tests where the critic is to; None runs them in limited processes of this machine.
+        suites: reads the suites that are kept out of the rows.
 
     Raises:
         WorkerError: `Data` when there are no traces, no rows, too many bad files, or the data cannot be split or
@@ -65,7 +72,7 @@ def run(job: LabelJob, reporter: Reporter, *, runner: HarnessRunner | None = Non
                 reporter.progress(stage="keeping")
                 kept_rows = keep_standing(parent, spool, tombstones, job.format, job.dataset_uri)
             _check_rows(job, build, spool)
-            removed, mixed = _compose(job, labeller, spool, split, folder, reporter, runner)
+            removed, mixed = _compose(job, labeller, spool, split, folder, reporter, runner, suites)
             version = publish_version(
                 spool,
                 folder,
@@ -106,6 +113,7 @@ def _compose(
     folder: Path,
     reporter: Reporter,
     runner: HarnessRunner | None,
+    suites: SuiteReader,
 ) -> tuple[Removed, Mixed | None]:
     """Split, remove what is said twice or leaks a task, and mix."""
     reporter.progress(stage="splitting")
@@ -114,7 +122,7 @@ def _compose(
     except SplitError as error:
         raise WorkerError(FailureClass.DATA, str(error)) from None
     reporter.progress(stage="curating")
-    removed = curate(spool, job.duplicates, job.leaks, folder)
+    removed = curate(spool, job.duplicates, job.leaks, folder, suites)
     mixed = None
     if job.mixture is not None:
         tell: Callable[[str], None] = lambda bucket: reporter.progress(stage=f"mixing {bucket}")  # noqa: E731

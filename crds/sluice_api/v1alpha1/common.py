@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
+from sluice_api.contracts.suites import BUILTIN_PREFIX, BUILTIN_SUITES
+
 GROUP = "sluice.dev"
 """API group."""
 VERSION = "v1alpha1"
@@ -38,6 +40,11 @@ Uri = Annotated[str, StringConstraints(pattern=r"^(s3|file|hf|https?)://.+", max
 """A place: `s3://`, `file://`, `hf://` or, for endpoints, `http(s)://`."""
 StorageUri = Annotated[str, StringConstraints(pattern=r"^(s3|file)://.+", max_length=1024)]
 """A place in artifact storage: `s3://bucket/prefix/` or `file:///path/`."""
+SuiteUri = Annotated[
+    str,
+    StringConstraints(pattern=rf"^({BUILTIN_PREFIX}({'|'.join(BUILTIN_SUITES)})|(s3|file)://.+)$", max_length=1024),
+]
+"""A file of tasks in artifact storage, or the name of a built-in suite."""
 EndpointUrl = Annotated[str, StringConstraints(pattern=r"^https?://.+", max_length=1024)]
 """URL of an endpoint."""
 DigestString = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]

@@ -4,7 +4,6 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from sluice_api.contracts.suites import BUILTIN_PREFIX, BUILTIN_SUITES
 from sluice_api.v1alpha1.common import (
     AGE,
     MESSAGE,
@@ -23,6 +22,7 @@ from sluice_api.v1alpha1.common import (
     SluiceObject,
     StatusModel,
     StorageUri,
+    SuiteUri,
     immutable_once,
     rule,
     validations,
@@ -94,13 +94,6 @@ class BaselineTarget(ModelTarget):
             ),
         )
     }
-
-
-SuiteUri = Annotated[
-    str,
-    StringConstraints(pattern=rf"^({BUILTIN_PREFIX}({'|'.join(BUILTIN_SUITES)})|(s3|file)://.+)$", max_length=1024),
-]
-"""A file of tasks in artifact storage, or the name of a built-in suite."""
 
 
 class Suite(ApiModel):

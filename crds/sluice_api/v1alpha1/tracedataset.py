@@ -18,6 +18,7 @@ from sluice_api.v1alpha1.common import (
     SluiceObject,
     StatusModel,
     StorageUri,
+    SuiteUri,
     Timestamp,
     rule,
     validations,
@@ -152,8 +153,8 @@ class DeduplicationOptions(ApiModel):
 class SuiteSource(ApiModel):
     """One evaluation suite."""
 
-    uri: StorageUri
-    """JSON file of tasks."""
+    uri: SuiteUri
+    """JSON file of tasks, `.jsonl` file of HumanEval or MBPP rows, or built-in suite such as `builtin:smoke-8`."""
 
 
 class LeakOptions(ApiModel):
@@ -214,7 +215,7 @@ class OnNewVersion(ApiModel):
     """Closes the loop: templates of the later kinds, created once for each new version, named by its digest."""
 
     min_new_rows: int = Field(default=1, ge=1)
-    """Rows that the previous version had not, below which nothing is created."""
+    """Rows that came with versions since children were last created, below which none are created."""
     fine_tune_run: dict[str, Any] | None = Field(
         default=None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True}
     )
@@ -351,7 +352,9 @@ class TraceDatasetStatus(BaseStatus):
     next_refresh: Timestamp | None = None
     """When the schedule asks for the next build."""
     lineages: list[DigestString] = Field(default_factory=list, max_length=50)
-    """Versions for which `onNewVersion` has created its children."""
+    """Versions that `onNewVersion` is done with: its children were created, or there was too little new."""
+    pending_new_rows: int = 0
+    """Rows that came with versions since `onNewVersion` last created children."""
 
 
 class TraceDataset(SluiceObject):

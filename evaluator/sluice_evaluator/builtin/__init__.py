@@ -5,7 +5,7 @@ not run, since its scores would mean nothing.
 """
 
 from sluice_api.contracts.suites import BUILTIN_PREFIX
-from sluice_evaluator.builtin.catalog import SUITES, builtin_suite, load, preflight
+from sluice_evaluator.builtin.catalog import SUITES, builtin_suite, load, preflight, texts
 from sluice_evaluator.reference import BuiltinSuite, BuiltinTask
 
-__all__ = ["BUILTIN_PREFIX", "SUITES", "BuiltinSuite", "BuiltinTask", "builtin_suite", "load", "preflight"]
+__all__ = ["BUILTIN_PREFIX", "SUITES", "BuiltinSuite", "BuiltinTask", "builtin_suite", "load", "preflight", "texts"]

@@ -41,6 +41,8 @@ _MAKERS: dict[str, tuple[str, Callable[[], tuple[BuiltinTask, ...]]]] = {
 
 SUITES = tuple(_MAKERS)
 """Names of the built-in suites."""
+TELLING_WORDS = 16
+"""Words from which a reference answer is not said by chance."""
 
 
 def builtin_suite(name: str) -> BuiltinSuite:
@@ -73,6 +75,25 @@ def load(name_or_path: str, data: bytes | None = None) -> Suite:
         tasks = tuple(read_benchmark(data, name_or_path))
         return preflight(BuiltinSuite(name=name_or_path, purpose="a benchmark's rows", tasks=tasks))
     return parse_suite(data, name_or_path)
+
+
+def texts(name_or_path: str, data: bytes | None = None) -> list[str]:
+    """What a model that is tried on a suite must not have been trained on: its tasks, and answers that are long enough.
+
+    Reads the same names and files as `load`, and runs nothing.
+
+    Raises:
+        SuiteError: it is unknown or malformed.
+    """
+    entries: tuple[BuiltinTask, ...] = ()
+    if name_or_path.startswith(BUILTIN_PREFIX):
+        entries = builtin_suite(name_or_path.removeprefix(BUILTIN_PREFIX)).tasks
+    elif data is not None and name_or_path.endswith(".jsonl"):
+        entries = tuple(read_benchmark(data, name_or_path))
+    else:
+        return [task.task_text for task in load(name_or_path, data).tasks if task.task_text.strip()]
+    answers = [entry.gold for entry in entries if len(entry.gold.split()) >= TELLING_WORDS]
+    return [entry.task.task_text for entry in entries] + answers
 
 
 def preflight(suite: BuiltinSuite) -> Suite:

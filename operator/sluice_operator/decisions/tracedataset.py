@@ -255,7 +255,8 @@ def _accept(
     )
     versions = [old for old in status.versions if old.digest != version.digest]
     kept = [*versions, version][-facts.obj.spec.history_limit :]
-    return status.model_copy(update={"latest": version, "versions": kept})
+    pending = status.pending_new_rows + version.new_rows
+    return status.model_copy(update={"latest": version, "versions": kept, "pending_new_rows": pending})
 
 
 def _bounded(counts: Mapping[str, int], most: int) -> dict[str, int]:
@@ -357,12 +358,14 @@ def _until_due(facts: Facts[TraceDataset], status: TraceDatasetStatus) -> Any:
 def _lineage(facts: Facts[TraceDataset], status: TraceDatasetStatus) -> TraceDatasetStatus | tuple[Action, ...]:
     """Return the children still to create, or the status in which the newest version's lineage is settled.
 
-    A version counts as settled once all its children were seen, so that a crash in between creates the rest.
+    A version counts as settled once all its children were seen, so that a crash in between creates the rest. New rows
+    add up over versions: many small refreshes teach as much as a large one.
     """
     templates, latest = facts.obj.spec.on_new_version, status.latest
     if templates is None or latest is None or latest.digest in status.lineages:
         return status
-    manifests = lineage(facts.obj, latest.digest) if latest.new_rows >= templates.min_new_rows else []
+    enough = max(status.pending_new_rows, latest.new_rows) >= templates.min_new_rows
+    manifests = lineage(facts.obj, latest.digest) if enough else []
     missing = [
         manifest
         for manifest in manifests
@@ -370,7 +373,8 @@ def _lineage(facts: Facts[TraceDataset], status: TraceDatasetStatus) -> TraceDat
     ]
     if missing:
         return tuple(CreateOnce(manifest=manifest) for manifest in missing)
-    return status.model_copy(update={"lineages": [*status.lineages, latest.digest][-LINEAGES_KEPT:]})
+    settled = {"lineages": [*status.lineages, latest.digest][-LINEAGES_KEPT:]}
+    return status.model_copy(update=settled | ({"pending_new_rows": 0} if enough else {}))
 
 
 # What is said

@@ -19,11 +19,13 @@ from sluice_api.contracts.jobs import (
     TrainJob,
 )
 from sluice_api.contracts.scorecard import Tier
+from sluice_api.contracts.suites import builtin_digest
 from sluice_api.training import train_settings
 from sluice_api.v1alpha1 import EvalRun, FineTuneRun, PromotionScorecard, ShadowRollout, TraceDataset
 from sluice_api.v1alpha1.common import Attempt, SluiceObject
 from sluice_api.v1alpha1.promotionscorecard import ComparisonRule
 from sluice_api.v1alpha1.tracedataset import MixtureOptions, TraceDatasetSpec
+from sluice_operator.decisions.base import Platform
 from sluice_operator.manifests.naming import adapter_uri, cache_uri, checkpoint_uri, history_uri, scorecard_uri
 
 
@@ -79,10 +81,12 @@ def train_job(
     parent: ArtifactRef | None,
     use_gpu: bool,
     memory_bytes: int | None = None,
+    platform: Platform = "",
+    device: str = "",
 ) -> TrainJob:
     """Return the input of a training attempt. Checkpoints are shared by the attempts, so that a later one resumes.
 
-    `memory_bytes` is what a worker has, where that is known.
+    `memory_bytes`, `platform` and `device` are what a worker has, where that is known.
     """
     spec = obj.spec
     return TrainJob(
@@ -96,6 +100,8 @@ def train_job(
         adapter_uri=adapter_uri(spec.output),
         use_gpu=use_gpu,
         memory_bytes=memory_bytes,
+        platform=platform,
+        device=device,
         **train_settings(spec),
     )
 
@@ -218,7 +224,7 @@ def leak_suites(spec: TraceDatasetSpec) -> list[str]:
     template = spec.on_new_version.eval_run if spec.on_new_version is not None else None
     suite = (template or {}).get("suite")
     uri = suite.get("uri") if isinstance(suite, dict) else None
-    if isinstance(uri, str) and uri.startswith(("s3://", "file://")):
+    if isinstance(uri, str) and (uri.startswith(("s3://", "file://")) or builtin_digest(uri) is not None):
         suites.append(uri)
     return _unique(suites)
 
