@@ -128,7 +128,8 @@ def test_the_job_carries_how_rows_are_cleaned_mixed_and_guarded(world):
         ("code", "s3://corpus/code/"),
     ]
     assert asked.duplicates == DuplicateRule(exact=True, near=True, threshold=0.9, shingle_words=3)
-    assert asked.leaks == LeakRule(suites=["s3://suites/b.json", "builtin:smoke-8", "s3://suites/a.json"], threshold=0.7)
+    suites = ["s3://suites/b.json", "builtin:smoke-8", "s3://suites/a.json"]
+    assert asked.leaks == LeakRule(suites=suites, threshold=0.7)
     assert (asked.max_bad_fraction, asked.workers) == (0.05, 4)
 
 
