@@ -6,7 +6,7 @@ P-256, which costs milliseconds; the service-account key is RSA, which every tok
 """
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -126,13 +126,22 @@ class Pki:
         return self.folder / f"{name}.key"
 
 
-def write_pki(folder: Path, *, service_ip: str, now: datetime) -> Pki:
-    """Create every authority and identity of a control plane on loopback, with keys readable by the owner alone.
+def write_pki(
+    folder: Path,
+    *,
+    service_ip: str,
+    now: datetime,
+    addresses: Sequence[str] = (),
+    further: Callable[[Authority], Mapping[str, Leaf]] = lambda _: {},
+) -> Pki:
+    """Create every authority and identity of a control plane, with keys readable by the owner alone.
 
     Args:
         folder: where the files go; created when missing.
         service_ip: first address of the service network, by which pods reach the API server.
         now: start of the certificates' lifetime (:data:`LIFETIME`).
+        addresses: by which the API server is reached, besides loopback.
+        further: issues more identities by the cluster's authority, by the names of their files.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     cluster = Authority("kubernetes-ca", now=now)
@@ -141,7 +150,7 @@ def write_pki(folder: Path, *, service_ip: str, now: datetime) -> Pki:
     masters = "system:masters"
     leaves = {
         "apiserver": cluster.issue(
-            "kube-apiserver", names=("127.0.0.1", service_ip, *SERVICE_NAMES), client=False, server=True
+            "kube-apiserver", names=("127.0.0.1", service_ip, *addresses, *SERVICE_NAMES), client=False, server=True
         ),
         "apiserver-kubelet": cluster.issue("apiserver-kubelet", organization=masters),
         "admin": cluster.issue("admin", organization=masters),
@@ -149,6 +158,7 @@ def write_pki(folder: Path, *, service_ip: str, now: datetime) -> Pki:
         "front-proxy": front.issue("front-proxy-client"),
         "etcd": etcd.issue("etcd", names=("127.0.0.1", "localhost"), server=True),
         "etcd-client": etcd.issue("kube-apiserver"),
+        **further(cluster),
     }
     for name, authority in (("ca", cluster), ("front-proxy-ca", front), ("etcd-ca", etcd)):
         leaves[name] = Leaf(certificate=authority.certificate, key=authority.key)

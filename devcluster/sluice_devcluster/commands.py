@@ -1,4 +1,4 @@
-"""``sluice cluster up|status|down``.
+"""``sluice cluster up|load|status|down``.
 
 Standard output carries what another program reads (shell lines, or JSON with ``--json``), standard error what a person
 reads. Exit codes: 0 done, or the cluster is ready; 1 it failed, or the cluster is not ready; 2 bad usage.
@@ -14,7 +14,17 @@ from typing import Any
 
 from sluice_devcluster.errors import DevClusterError
 from sluice_devcluster.kubectl import find_kubectl
-from sluice_devcluster.providers import Component, Provider, ProviderName, State, check_name, make_provider, provider_of
+from sluice_devcluster.providers import (
+    ADDON_NAMES,
+    Component,
+    ImageLoader,
+    Provider,
+    ProviderName,
+    State,
+    check_name,
+    make_provider,
+    provider_of,
+)
 from sluice_devcluster.reporting import Reporter, default_reporter
 
 _FAILED = 1
@@ -22,18 +32,20 @@ _USAGE = 2
 
 
 def add_parser(subparsers: Any) -> dict[str, argparse.ArgumentParser]:
-    """Add the command and its three subcommands; each sets ``handler``. Return their parsers, by name."""
+    """Add the command and its four subcommands; each sets ``handler``. Return their parsers, by name."""
     parsers: dict[str, argparse.ArgumentParser] = {}
     parser = subparsers.add_parser(
         "cluster",
         help="start and stop a real Kubernetes on this machine",
         description="A Kubernetes for development, by default without Docker: etcd, an API server and a controller "
-        "manager as processes on loopback, built from source on first use (about five minutes).",
+        "manager as processes on loopback, built from source on first use (about five minutes). With --node, a whole "
+        "node beside them, on which pods run.",
         epilog='Use it in a shell: eval "$(sluice cluster up)"',
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     for name, handler, text in (
         ("up", _up, "start it, or what is missing of it, and print how to reach it"),
+        ("load", _load, "bring image archives (docker save's or OCI tar files) into its node"),
         ("status", _status, "show its components; exit code 1 unless all of them are healthy"),
         ("down", _down, "stop exactly what was started and remove its data"),
     ):
@@ -43,14 +55,41 @@ def add_parser(subparsers: Any) -> dict[str, argparse.ArgumentParser]:
             "--provider",
             type=ProviderName,
             choices=list(ProviderName),
-            help="embedded: processes of this machine; kind: Kubernetes in Docker; existing: a cluster that runs "
-            "already (default: what the cluster was started with, else embedded)",
+            help="embedded: a control plane as processes of this machine; node: the same with a node for pods; "
+            "kind: Kubernetes in Docker; existing: a cluster that runs already (default: what the cluster was started "
+            "with, else embedded)",
         )
         action.add_argument("--kubeconfig", type=Path, help="of the cluster that exists; only for --provider existing")
         action.add_argument("--json", action="store_true", help="print JSON")
         action.set_defaults(handler=_guarded(handler))
         parsers[name] = action
+    _add_node_options(parsers["up"])
+    parsers["load"].add_argument("archives", nargs="+", type=Path, metavar="IMAGE.tar", help="an image archive")
     return parsers
+
+
+def _add_node_options(up: argparse.ArgumentParser) -> None:
+    up.add_argument(
+        "--node",
+        action="store_const",
+        const=ProviderName.NODE,
+        dest="provider",
+        help="the same as --provider node: containerd, kubelet, kube-proxy, scheduler and DNS in namespaces of their "
+        "own; needs root",
+    )
+    up.add_argument(
+        "--with",
+        dest="addons",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=[],
+        metavar="ADDON,...",
+        help=f"start these too, on a node or with kind: {', '.join(ADDON_NAMES)}",
+    )
+    up.add_argument(
+        "--install-packages",
+        action="store_true",
+        help="let apt-get install the packages that a node needs and that are missing",
+    )
 
 
 def _name(text: str) -> str:
@@ -72,7 +111,17 @@ def _guarded(handler: Callable[[argparse.Namespace, ProviderName, Provider], int
             if arguments.kubeconfig is not None and chosen is not ProviderName.EXISTING:
                 print(f"sluice cluster: --kubeconfig belongs to --provider existing, not {chosen}", file=sys.stderr)
                 return _USAGE
-            provider = make_provider(chosen, kubeconfig=arguments.kubeconfig, reporter=reporter)
+            addons = tuple(getattr(arguments, "addons", ()))
+            if addons and chosen not in (ProviderName.NODE, ProviderName.KIND):
+                print(f"sluice cluster: --with needs pods: add --node (provider {chosen} has none)", file=sys.stderr)
+                return _USAGE
+            provider = make_provider(
+                chosen,
+                kubeconfig=arguments.kubeconfig,
+                reporter=reporter,
+                addons=addons,
+                install_packages=getattr(arguments, "install_packages", False),
+            )
             return handler(arguments, chosen, provider)
         except DevClusterError as error:
             print(f"sluice cluster: {error}", file=sys.stderr)
@@ -100,6 +149,18 @@ def _up(arguments: argparse.Namespace, chosen: ProviderName, provider: Provider)
     print(f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}")
     print(f"export PATH={shlex.quote(str(kubectl.parent))}:$PATH  # kubectl of the same release")
     print("# then, for example: kubectl get namespaces")
+    return 0
+
+
+def _load(arguments: argparse.Namespace, chosen: ProviderName, provider: Provider) -> int:
+    if not isinstance(provider, ImageLoader):
+        print(f"sluice cluster: load needs pods: the provider {chosen} has none", file=sys.stderr)
+        return _USAGE
+    images = provider.load(arguments.name, arguments.archives)
+    if arguments.json:
+        _print_json({"name": arguments.name, "images": images})
+    else:
+        print("\n".join(images))
     return 0
 
 

@@ -14,6 +14,7 @@ SERVICE_IP = "10.96.0.1"
 POD_NETWORK = "10.244.0.0/16"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 
+LOOPBACK = "127.0.0.1"
 ETCD = "etcd"
 API_SERVER = "kube-apiserver"
 CONTROLLER_MANAGER = "kube-controller-manager"
@@ -25,6 +26,11 @@ class Layout:
 
     folder: Path
     binaries: Path
+    address: str = LOOPBACK
+    """By which clients, and pods where there are any, reach the API server."""
+    bind_address: str = LOOPBACK
+    """What the API server listens on."""
+    pod_network: str = POD_NETWORK
 
     @property
     def pki(self) -> Pki:
@@ -107,11 +113,11 @@ def _api_server(layout: Layout, ports: Mapping[str, int]) -> list[str]:
         f"--etcd-cafile={pki.certificate('etcd-ca')}",
         f"--etcd-certfile={pki.certificate('etcd-client')}",
         f"--etcd-keyfile={pki.key('etcd-client')}",
-        "--bind-address=127.0.0.1",
+        f"--bind-address={layout.bind_address}",
         f"--secure-port={ports['kube-apiserver']}",
-        "--advertise-address=127.0.0.1",
+        f"--advertise-address={layout.address}",
         # Endpoints must not be loopback addresses, so the reconciler could only fail, again and again.
-        "--endpoint-reconciler-type=none",
+        f"--endpoint-reconciler-type={'none' if layout.address == LOOPBACK else 'lease'}",
         f"--client-ca-file={pki.certificate('ca')}",
         f"--tls-cert-file={pki.certificate('apiserver')}",
         f"--tls-private-key-file={pki.key('apiserver')}",
@@ -153,7 +159,7 @@ def _controller_manager(layout: Layout, ports: Mapping[str, int]) -> list[str]:
         f"--cluster-signing-key-file={pki.key('ca')}",
         "--use-service-account-credentials=true",
         "--allocate-node-cidrs=true",
-        f"--cluster-cidr={POD_NETWORK}",
+        f"--cluster-cidr={layout.pod_network}",
         f"--service-cluster-ip-range={SERVICE_NETWORK}",
         "--leader-elect=false",
         # One client on an idle machine: the default of 20 requests a second only makes the start four seconds longer.

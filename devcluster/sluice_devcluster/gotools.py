@@ -36,6 +36,9 @@ KUBERNETES_PROGRAMS = (
 )
 """Names under which the multi-call binary is installed."""
 
+ARGOCD_PROGRAMS = ("argocd-application-controller", "argocd-repo-server", "argocd-cmp-server", "argocd-server")
+"""Further names under which Argo CD's binary is installed."""
+
 _FLAGS = ("-p", "2", "-trimpath")
 _RECIPE = "1"
 """Part of every hash: raise it when the flags change what is built."""
@@ -81,24 +84,76 @@ def kubernetes_tool(folder: Path | None = None) -> GoTool:
 
     Its version is that of ``k8s.io/kubernetes`` in the module's ``go.mod``, the one place where it is written.
     """
-    if folder is None:
-        # Beside the package in a checkout, inside it in an installed wheel.
-        package = Path(__file__).parent
-        folder = next((f for f in (package.parent / "kubernetes", package / "kubernetes") if f.is_dir()), package)
-    try:
-        text = (folder / "go.mod").read_text()
-    except OSError as error:
-        raise BuildError(f"cannot read the Kubernetes module: {error}") from error
-    match = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)", text, re.MULTILINE)
-    if match is None:
-        raise BuildError(f"{folder / 'go.mod'} requires no release of k8s.io/kubernetes")
-    version, major, minor = match[1], match[2], match[3]
+    folder = folder or _own_module("kubernetes")
+    version = _required_release(folder, "k8s.io/kubernetes")
+    major, minor = version.removeprefix("v").split(".")[:2]
     stamps = tuple(
         f"{package}.{variable}={value}"
         for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
         for variable, value in (("gitVersion", version), ("gitMajor", major), ("gitMinor", minor))
     )
     return GoTool(name="kubernetes", version=version, source=folder, stamps=stamps, links=KUBERNETES_PROGRAMS)
+
+
+def _own_module(name: str) -> Path:
+    """The folder of a Go module of ours: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).parent
+    return next((f for f in (package.parent / name, package / name) if f.is_dir()), package)
+
+
+def _required_release(folder: Path, module: str) -> str:
+    """The release of ``module`` that the ``go.mod`` in ``folder`` requires, such as ``v1.36.3``.
+
+    Raises:
+        BuildError: there is no such file, or it requires no release of the module.
+    """
+    try:
+        text = (folder / "go.mod").read_text()
+    except OSError as error:
+        raise BuildError(f"cannot read the Go module that requires {module}: {error}") from error
+    match = re.search(rf"^\s*{re.escape(module)} (v\d+\.\d+\.\S+)", text, re.MULTILINE)
+    if match is None:
+        raise BuildError(f"{folder / 'go.mod'} requires no release of {module}")
+    return match[1]
+
+
+def pause_tool() -> GoTool:
+    """The program of the image that holds a pod's namespaces."""
+    return GoTool(name="pause", version="v1", source=_own_module("pause"))
+
+
+def coredns_tool() -> GoTool:
+    """The node's DNS server."""
+    return GoTool(name="coredns", version=versions.COREDNS.version, source=versions.COREDNS)
+
+
+def kuberay_tool() -> GoTool:
+    """KubeRay's operator."""
+    return GoTool(name="ray-operator", version=versions.KUBERAY.version, source=versions.KUBERAY)
+
+
+def traefik_tool() -> GoTool:
+    """The data plane behind the Gateway API; its forks of three libraries are named in the module's ``go.mod``."""
+    folder = _own_module("traefik")
+    module = "github.com/traefik/traefik/v3"
+    version = _required_release(folder, module)
+    stamps = (f"{module}/pkg/version.Version={version.removeprefix('v')}",)
+    return GoTool(name="traefik", version=version, source=folder, package=f"{module}/cmd/traefik", stamps=stamps)
+
+
+def argocd_tool() -> GoTool:
+    """Argo CD's command, controllers and servers in one binary, by the name it is called by."""
+    folder = _own_module("argocd")
+    module = "github.com/argoproj/argo-cd/v3"
+    version = _required_release(folder, module)
+    return GoTool(
+        name="argocd",
+        version=version,
+        source=folder,
+        package=f"{module}/cmd",
+        stamps=(f"{module}/common.version={version.removeprefix('v')}",),
+        links=ARGOCD_PROGRAMS,
+    )
 
 
 def versitygw_tool() -> GoTool:

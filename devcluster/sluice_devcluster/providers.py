@@ -2,17 +2,20 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from sluice_devcluster.errors import ProviderError
 from sluice_devcluster.files import state_home, write_atomic
 
 if TYPE_CHECKING:
     from sluice_devcluster.reporting import Reporter
+
+ADDON_NAMES = ("kuberay", "gateway", "s3", "prometheus", "argocd")
+"""What can be started beside Kubernetes where pods run, in the order in which it starts."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 RECORD = "provider.json"
@@ -23,6 +26,7 @@ class ProviderName(StrEnum):
     """The providers by the name a user chooses them by."""
 
     EMBEDDED = "embedded"
+    NODE = "node"
     KIND = "kind"
     EXISTING = "existing"
 
@@ -106,6 +110,18 @@ class Provider(Protocol):
         """
 
 
+@runtime_checkable
+class ImageLoader(Protocol):
+    """A provider whose clusters run pods, and so need images."""
+
+    def load(self, name: str, archives: Sequence[Path]) -> list[str]:
+        """Bring image archives into the cluster and return the images' names.
+
+        Raises:
+            DevClusterError: there is no such cluster or file, or the cluster refuses an archive.
+        """
+
+
 def check_name(name: str) -> str:
     """``name`` when it can name a cluster, and so a folder.
 
@@ -168,6 +184,8 @@ def make_provider(
     kubeconfig: Path | None = None,
     reporter: "Reporter | None" = None,
     home: Path | None = None,
+    addons: Sequence[str] = (),
+    install_packages: bool = False,
 ) -> Provider:
     """The provider by that name.
 
@@ -176,12 +194,18 @@ def make_provider(
         kubeconfig: of the cluster that exists; only for :attr:`ProviderName.EXISTING`.
         reporter: where progress is told; by default the terminal or plain lines on standard error.
         home: folder of all clusters' folders; by default :func:`clusters_home`.
+        addons: what :meth:`Provider.up` starts beside Kubernetes, of :data:`ADDON_NAMES`; only where pods run.
+        install_packages: let the node provider install what the machine lacks.
     """
     # Imported late: each brings libraries that the others' users need not have.
     if provider is ProviderName.EMBEDDED:
         from sluice_devcluster.embedded import EmbeddedProvider
 
         return EmbeddedProvider(home=home, reporter=reporter)
+    if provider is ProviderName.NODE:
+        from sluice_devcluster.node.provider import NodeProvider
+
+        return NodeProvider(home=home, reporter=reporter, addons=addons, install_packages=install_packages)
     if provider is ProviderName.KIND:
         from sluice_devcluster.kind import KindProvider
 

@@ -20,7 +20,7 @@ KUBERAY = GoModule(
     version="v1.6.0",
     sum="h1:1hs7Di2U/vm09ot7MIU8jUqEo7gHDc4gkbv1eFvqCsQ=",
 )
-"""RayCluster, RayJob and RayService; its custom resource definitions are under ``config/crd/bases``."""
+"""RayCluster, RayJob and RayService: the operator, and its custom resource definitions under ``config/crd/bases``."""
 
 GATEWAY_API = GoModule(
     path="sigs.k8s.io/gateway-api", version="v1.4.0", sum="h1:ZwlNM6zOHq0h3WUX2gfByPs2yAEsy/EenYJB78jpQfQ="
@@ -29,3 +29,8 @@ GATEWAY_API = GoModule(
 
 HELM = GoModule(path="helm.sh/helm/v3", version="v3.22.0", sum="h1:n1if5iQgHYsujPAcO5oonH/KiSNUmqmUF0iGVjSF3AU=")
 """Renders, lints and installs the chart."""
+
+COREDNS = GoModule(
+    path="github.com/coredns/coredns", version="v1.14.7", sum="h1:UPDkn4QN+xyNfjz3U5ldgoLszDYpMZEJoy3+ze9au4Q="
+)
+"""Cluster DNS of the node."""

@@ -1,0 +1,3 @@
+module sluice/devcluster/pause
+
+go 1.26.0

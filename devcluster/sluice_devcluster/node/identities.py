@@ -1,0 +1,40 @@
+"""Who the programs of a node are to the API server: a certificate and a kubeconfig each."""
+
+from sluice_devcluster.certs import Authority, Leaf
+from sluice_devcluster.kubeconfig import kubeconfig, write_kubeconfig
+from sluice_devcluster.node.layout import NODE_NAME, Node
+from sluice_devcluster.node.objects import USER_PREFIX
+
+PROGRAMS = ("coredns", "kuberay", "traefik", "prometheus", "argocd")
+"""Programs with an identity of ours, whose rights are given by their own roles."""
+
+
+def issue_identities(authority: Authority, address: str) -> dict[str, Leaf]:
+    """The certificates of the scheduler, the node's agents and :data:`PROGRAMS`, by file name."""
+    leaves = {
+        "kube-scheduler": authority.issue("system:kube-scheduler"),
+        "kube-proxy": authority.issue("system:kube-proxy"),
+        "kubelet": authority.issue(
+            f"system:node:{NODE_NAME}", organization="system:nodes", names=(NODE_NAME, address), server=True
+        ),
+    }
+    for program in PROGRAMS:
+        leaves[program] = authority.issue(f"{USER_PREFIX}{program}")
+    return leaves
+
+
+def write_kubeconfigs(node: Node) -> None:
+    """Write the administrator's, the controller manager's and every program's kubeconfig."""
+    pki, control = node.pki, node.control
+    paths = {"admin": control.kubeconfig, "controller-manager": control.controller_manager_kubeconfig}
+    paths |= {name: node.kubeconfig(name) for name in ("kube-scheduler", "kube-proxy", "kubelet", *PROGRAMS)}
+    for identity, path in paths.items():
+        leaf = Leaf(certificate=pki.certificate(identity).read_bytes(), key=pki.key(identity).read_bytes())
+        content = kubeconfig(
+            name=f"sluice-{node.name}",
+            server=node.server,
+            ca=pki.certificate("ca").read_bytes(),
+            user=f"sluice-{node.name}-{identity}",
+            credential=leaf,
+        )
+        write_kubeconfig(path, content)

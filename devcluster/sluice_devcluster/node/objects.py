@@ -1,0 +1,95 @@
+"""Kubernetes objects that stand for programs of the node: who they are and where pods find them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sluice_devcluster.kubectl import run_kubectl
+from sluice_devcluster.node.layout import Node
+
+USER_PREFIX = "sluice-node:"
+"""Put before the names of the node's own programs, where Kubernetes prescribes none."""
+FIELD_MANAGER = "sluice-devcluster"
+
+
+def client_role(identity: str, rules: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A ClusterRole with ``rules`` for the program ``identity``, and its binding."""
+    name = f"sluice-node-{identity}"
+    group = "rbac.authorization.k8s.io"
+    return [
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": name},
+            "rules": list(rules),
+        },
+        bind_user(identity, name),
+    ]
+
+
+def bind_user(identity: str, role: str) -> dict[str, Any]:
+    """The binding of the program ``identity`` to the ClusterRole ``role``."""
+    group = "rbac.authorization.k8s.io"
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"sluice-node-{identity}"},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": f"{USER_PREFIX}{identity}"}],
+    }
+
+
+def node_service(
+    name: str, namespace: str, address: str, ports: Sequence[dict[str, Any]], *, cluster_ip: str | None = None
+) -> list[dict[str, Any]]:
+    """A Service without a selector, and the EndpointSlice that makes it a program at ``address``.
+
+    Args:
+        name: of the Service.
+        namespace: of both.
+        address: the node's.
+        ports: ``name``, ``port`` and ``protocol``; the program listens on the same numbers.
+        cluster_ip: a fixed address of the Service.
+    """
+    labels = {"app.kubernetes.io/managed-by": FIELD_MANAGER}
+    spec: dict[str, Any] = {"ports": [port | {"targetPort": port["port"]} for port in ports]}
+    if cluster_ip is not None:
+        spec["clusterIP"] = cluster_ip
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "namespace": namespace, "labels": labels},
+            "spec": spec,
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": f"{name}-node",
+                "namespace": namespace,
+                "labels": labels | {"kubernetes.io/service-name": name},
+            },
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+            "ports": list(ports),
+        },
+    ]
+
+
+def apply(node: Node, manifests: str, *, timeout_s: float = 120.0) -> None:
+    """Apply manifests server-side as the node's administrator; large definitions fit only that way.
+
+    Raises:
+        ProviderError: the API server refuses one.
+    """
+    run_kubectl(
+        node.control.kubeconfig,
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        f"--field-manager={FIELD_MANAGER}",
+        "--filename=-",
+        stdin=manifests,
+        timeout_s=timeout_s,
+        kubectl=node.binaries / "kubectl",
+    )
