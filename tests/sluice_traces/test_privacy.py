@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 from collections import Counter
 
 import pytest
@@ -10,8 +11,10 @@ from private_corpus import Sample, harmless_samples, private_samples
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import Reporter, WorkerError, run_worker
 from sluice_cli.main import main
-from sluice_traces.convert import PrivateTextError
+from sluice_traces.convert import NO_SCREENS, ConvertConfig, PrivateTextError
+from sluice_traces.pipeline import SkipReason, TracePipeline
 from sluice_traces.privacy import DetectorName, PrivacyConfig, Redactor, redact
+from sluice_traces.privacy.gates import Searched
 from sluice_traces.worker import run
 from storefront.stages import stages_of
 from storefront.tasks import make_task
@@ -46,6 +49,37 @@ def test_recall_and_precision_on_the_seeded_corpus(capsys):
     for name in DetectorName:
         assert hit[name] >= RECALL * asked[name], name
     assert precision >= PRECISION, false[:5]
+
+
+@pytest.mark.parametrize("around", ["", "Straße ", "a\nb\n"], ids=["alone", "other script", "among lines"])
+def test_no_gate_is_closed_to_what_its_detector_finds(around):
+    samples = [*private_samples(seed=13, each=EACH), *harmless_samples(seed=14, each=EACH)]
+    found = Counter()
+    for sample in samples:
+        text = f"{around}{sample.text}\n{around}"
+        for name, find, gate in redact.DETECTORS:
+            if any(find(text)):
+                assert gate is not None and gate(Searched(text)), (name, text)
+                found[find.__name__] += 1
+    assert len(found) == len(redact.DETECTORS)
+
+
+@pytest.mark.parametrize("on_finding", ["redact", "quarantine"])
+def test_runs_without_findings_are_not_searched_and_say_the_same(monkeypatch, on_finding):
+    config = PrivacyConfig(on_finding=on_finding)
+    rng = random.Random(15)
+    texts = [sample.text for sample in (*private_samples(seed=16, each=3), *harmless_samples(seed=17, each=20))]
+    documents = []
+    for number in range(60):
+        said = rng.choices(texts, k=3) if number % 3 else ["press the button", "It opens.", "done"]
+        action = {"action_type": "type_text", "params": {"text": said[2]}}
+        steps = [step(0, intent=said[0], predicted_outcome=said[1], last_action=action)]
+        documents.append(json.dumps(trace(f"run-{number}", steps=steps)).encode())
+    pipeline = TracePipeline(ConvertConfig(require_screenshot=False), redactor=Redactor(config))
+    shortened = [pipeline.process(raw, NO_SCREENS) for raw in documents]
+    monkeypatch.setattr(Redactor, "clean", lambda self, texts: False)
+    assert [pipeline.process(raw, NO_SCREENS) for raw in documents] == shortened
+    assert any(found.redactions for found in shortened if not isinstance(found, SkipReason)) or on_finding != "redact"
 
 
 def test_pages_of_the_storefront_are_left_as_they_are():

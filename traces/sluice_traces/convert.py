@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from msgspec.structs import astuple
+
 from sluice_api.chat import render_user
 from sluice_api.contracts.trace import Label, LabelReason
 from sluice_traces.encoded import text_rows
@@ -157,6 +159,22 @@ def _scrub_action(action: ActionRecord | None, scrub: Scrub) -> ActionRecord | N
         for name, value in action.arguments().items()
     }
     return ActionRecord(action.action_type, ParamsRecord(**params))
+
+
+def said_in(steps: Iterable[StepRecord]) -> list[str]:
+    """Every text of some steps that rows may carry: all that a `Converter` would scrub."""
+    texts: list[str] = []
+    for step in steps:
+        texts.append(step.intent or "")
+        texts.append(step.predicted_outcome or "")
+        action = step.last_action
+        if action is not None and action.params is not None:
+            for value in astuple(action.params):
+                if type(value) is str:
+                    texts.append(value)
+                elif type(value) is list:
+                    texts += [item for item in value if isinstance(item, str)]
+    return texts
 
 
 class Converter:

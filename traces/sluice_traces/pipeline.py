@@ -9,7 +9,7 @@ import msgspec
 
 from sluice_api.contracts.dataset import RowFormat
 from sluice_api.contracts.trace import Variant
-from sluice_traces.convert import ConvertConfig, Converter, Screens, Tally
+from sluice_traces.convert import ConvertConfig, Converter, Screens, Tally, said_in
 from sluice_traces.ladder import judge_steps
 from sluice_traces.preference import pair_rows
 from sluice_traces.privacy import Redactor
@@ -153,9 +153,10 @@ class TracePipeline:
         if self._redactor is not None:
             if self._redactor.private_identity(trace.run_id) or self._redactor.private_identity(tenant_id):
                 return SkipReason.PRIVATE_IDENTITY
-            redactor = self._redactor.run()
-            scrub, redactions = redactor.scrub, redactor.counts
-            converter = Converter(self._config, scrub)
+            if self._pairs or not self._redactor.clean(said_in(steps)):
+                redactor = self._redactor.run()
+                scrub, redactions = redactor.scrub, redactor.counts
+                converter = Converter(self._config, scrub)
         rows: Sequence[RowRecord]
         if isinstance(trace, PairTraceRecord):
             rows = pair_rows(

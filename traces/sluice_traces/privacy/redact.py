@@ -5,20 +5,16 @@ easy to reverse for phones and cards, whose numbers can be tried out.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from sluice_traces.convert import PrivateTextError
-from sluice_traces.privacy import credentials, identifiers
+from sluice_traces.privacy import credentials, gates, identifiers
+from sluice_traces.privacy.gates import Gate, Searched
 from sluice_traces.privacy.policy import DetectorName, PrivacyConfig
 
 Span = tuple[int, int]
 Detector = Callable[[str], Iterator[Span]]
-
-_LONG_NUMBER = re.compile(r"\d(?:[ ()./+-]{0,3}\d){6}")
-"""Seven digits with little between them: in every card, phone and, but for a few countries, bank account."""
-_LONG_WORD = re.compile(r"[A-Za-z0-9_./+=:-]{15}")
-"""Fifteen characters without a blank: in every token of known format and in every random string."""
 
 
 class Look(NamedTuple):
@@ -28,20 +24,20 @@ class Look(NamedTuple):
     """Name under which findings are counted."""
     find: Detector
     """Finds the stretches."""
-    gate: re.Pattern[str] | None = None
-    """Every text with a finding matches it; it is searched once for all detectors that share it."""
+    gate: Gate | None = None
+    """Tells a text that may have a finding from one that has none; without one, every text may."""
 
 
 DETECTORS = (
-    Look(DetectorName.PRIVATE_KEY.value, credentials.find_private_keys),
-    Look(DetectorName.SECRET.value, credentials.find_tokens, _LONG_WORD),
-    Look(DetectorName.SECRET.value, credentials.find_passwords),
-    Look(DetectorName.EMAIL.value, credentials.find_emails),
-    Look(DetectorName.IBAN.value, identifiers.find_ibans, _LONG_NUMBER),
-    Look(DetectorName.CARD.value, identifiers.find_cards, _LONG_NUMBER),
-    Look(DetectorName.PHONE.value, identifiers.find_phones, _LONG_NUMBER),
-    Look(DetectorName.IP.value, identifiers.find_addresses),
-    Look(DetectorName.HIGH_ENTROPY.value, credentials.find_random_strings, _LONG_WORD),
+    Look(DetectorName.PRIVATE_KEY.value, credentials.find_private_keys, gates.private_key),
+    Look(DetectorName.SECRET.value, credentials.find_tokens, gates.long_word),
+    Look(DetectorName.SECRET.value, credentials.find_passwords, gates.password),
+    Look(DetectorName.EMAIL.value, credentials.find_emails, gates.email),
+    Look(DetectorName.IBAN.value, identifiers.find_ibans, gates.long_number),
+    Look(DetectorName.CARD.value, identifiers.find_cards, gates.long_number),
+    Look(DetectorName.PHONE.value, identifiers.find_phones, gates.long_number),
+    Look(DetectorName.IP.value, identifiers.find_addresses, gates.address),
+    Look(DetectorName.HIGH_ENTROPY.value, credentials.find_random_strings, gates.long_word),
 )
 """Every detector, in order of rank: where findings overlap, the first names the placeholder."""
 IDENTITY_DETECTORS = frozenset({DetectorName.EMAIL, DetectorName.SECRET, DetectorName.PRIVATE_KEY})
@@ -68,6 +64,14 @@ class Redactor:
     def run(self) -> "RunRedactor":
         """A redactor for one run."""
         return RunRedactor(self)
+
+    def clean(self, texts: Iterable[str]) -> bool:
+        """Whether no detector needs to look at any of some texts; false says nothing."""
+        searched = Searched("\n".join(texts))
+        try:
+            return all(look.gate is not None and not look.gate(searched) for look in self._detectors)
+        except Exception:  # noqa: BLE001 - a gate that fails must not let its text through
+            return False
 
     def find(self, text: str) -> list[tuple[int, int, str]]:
         """Private stretches of a text as start, end and detector; ordered, without overlaps.
@@ -152,14 +156,11 @@ def compile_pattern(pattern: str) -> Detector:
 def _spans(text: str, detectors: list[Look]) -> list[tuple[int, int, int, str]]:
     """Findings as start, rank, end and detector."""
     spans: list[tuple[int, int, int, str]] = []
-    closed: dict[re.Pattern[str], bool] = {}
+    searched = Searched(text)
     for rank, (name, find, gate) in enumerate(detectors):
-        if gate is not None:
-            if gate not in closed:
-                closed[gate] = gate.search(text) is None
-            if closed[gate]:
-                continue
         try:
+            if gate is not None and not gate(searched):
+                continue
             spans += [(start, rank, end, name) for start, end in find(text) if end > start]
         except Exception:  # noqa: BLE001 - a detector that fails must not let its text through
             raise PrivateTextError(FAILED) from None
