@@ -5,7 +5,6 @@ tombstones tell the next build to continue from it. Counts of steps in its manif
 since they tell nothing of a run; the next build from the traces counts anew.
 """
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +41,7 @@ from sluice_traces.records import tenant_folder
 from sluice_traces.screens_pool import pool_names, screens_uri
 from sluice_traces.shards import ShardError, TableWriter, iter_tables, shard_schema
 from sluice_traces.tombstones import Forgotten, Tombstones, add_tombstones
+from sluice_traces.workspace import workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,16 +180,16 @@ def _holds(dataset_uri: str, digest: str, manifest: DatasetManifest, asked: Tomb
     entry = next((entry for entry in manifest.files if entry.path == RUNS_FILE), None)
     if entry is None:
         raise CorruptError(uri, f"has no {RUNS_FILE}, so nobody knows whose rows it holds; delete the version")
-    with tempfile.TemporaryDirectory(prefix="sluice-forget-") as name:
-        path = Path(name) / RUNS_FILE
+    with workspace("sluice-forget-") as folder:
+        path = folder / RUNS_FILE
         open_store(uri).download(join(uri, RUNS_FILE), path, sha256=entry.sha256)
         return any(asked.covers(run.tenant_id, run.run_id) for run in read_runs(path, uri))
 
 
 def _rebuild(dataset_uri: str, digest: str, asked: Tombstones, report: ForgetReport) -> None:
     """Publish a version without the forgotten rows."""
-    with tempfile.TemporaryDirectory(prefix="sluice-forget-") as name:
-        source, target = Path(name) / "source", Path(name) / "target"
+    with workspace("sluice-forget-") as folder:
+        source, target = folder / "source", folder / "target"
         ref = _ref(dataset_uri, digest)
         manifest = fetch(ref, source, DatasetManifest)
         target.mkdir()
@@ -257,8 +257,8 @@ def _drop_screens(dataset_uri: str) -> None:
         ref = _ref(dataset_uri, digest)
         for part in (TRAIN_PART, HOLDOUT_PART):
             for entry in part_files(manifest.files, part):
-                with tempfile.TemporaryDirectory(prefix="sluice-forget-") as name:
-                    path = Path(name) / entry.path
+                with workspace("sluice-forget-") as folder:
+                    path = folder / entry.path
                     store.download(join(ref.uri, entry.path), path, sha256=entry.sha256)
                     for table in iter_tables(path, ["image"]):
                         orphans.difference_update(table.column("image").to_pylist())

@@ -1,6 +1,5 @@
 """The label worker: a prefix of traces to a published dataset version."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +23,7 @@ from sluice_traces.split import SplitConfig, SplitError, assign
 from sluice_traces.spool import Part, Spool
 from sluice_traces.standing import keep_standing
 from sluice_traces.tombstones import Tombstones, read_tombstones
+from sluice_traces.workspace import workspace
 
 BAD_EXAMPLES = 5
 """Bad files that the result names."""
@@ -54,36 +54,34 @@ def run(
     store = open_store(job.source_uri)
     labeller = Labeller(job, store)
     split = _configure(job)
-    with tempfile.TemporaryDirectory(prefix="sluice-label-") as name:
-        folder = Path(name)
-        with Inventory(folder) as inventory, Spool(folder) as spool:
-            tombstones, _ = read_tombstones(job.dataset_uri)
-            parent = _parent(job, folder, spool, tombstones)
-            reporter.progress(stage="listing", inputs={} if job.parent is None else {"parent": job.parent})
-            inventory.scan(store, job.source_uri, lambda count: reporter.progress(step=count))
-            total = inventory.count()
-            if total == 0:
-                raise WorkerError(FailureClass.DATA, _nothing_there(job, inventory))
-            builder = Builder(_labelling(job, labeller), labeller.redactor, inventory, spool, tombstones)
-            build = _label(job, builder, folder, total, reporter)
-            _check_bad(job, build, total)
-            kept_rows = 0
-            if job.append and parent is not None:
-                reporter.progress(stage="keeping")
-                kept_rows = keep_standing(parent, spool, tombstones, job.format, job.dataset_uri)
-            _check_rows(job, build, spool)
-            removed, mixed = _compose(job, labeller, spool, split, folder, reporter, runner, suites)
-            version = publish_version(
-                spool,
-                folder,
-                job.dataset_uri,
-                replace(_counts(build), kept_rows=kept_rows),
-                removed,
-                job.format,
-                parent,
-                mixed,
-                before_upload=lambda: _before_upload(job, spool, store, reporter),
-            )
+    with workspace("sluice-label-") as folder, Inventory(folder) as inventory, Spool(folder) as spool:
+        tombstones, _ = read_tombstones(job.dataset_uri)
+        parent = _parent(job, folder, spool, tombstones)
+        reporter.progress(stage="listing", inputs={} if job.parent is None else {"parent": job.parent})
+        inventory.scan(store, job.source_uri, lambda count: reporter.progress(step=count))
+        total = inventory.count()
+        if total == 0:
+            raise WorkerError(FailureClass.DATA, _nothing_there(job, inventory))
+        builder = Builder(_labelling(job, labeller), labeller.redactor, inventory, spool, tombstones)
+        build = _label(job, builder, folder, total, reporter)
+        _check_bad(job, build, total)
+        kept_rows = 0
+        if job.append and parent is not None:
+            reporter.progress(stage="keeping")
+            kept_rows = keep_standing(parent, spool, tombstones, job.format, job.dataset_uri)
+        _check_rows(job, build, spool)
+        removed, mixed = _compose(job, labeller, spool, split, folder, reporter, runner, suites)
+        version = publish_version(
+            spool,
+            folder,
+            job.dataset_uri,
+            replace(_counts(build), kept_rows=kept_rows),
+            removed,
+            job.format,
+            parent,
+            mixed,
+            before_upload=lambda: _before_upload(job, spool, store, reporter),
+        )
     return _output(version, build)
 
 
