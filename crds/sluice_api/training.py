@@ -41,8 +41,26 @@ def train_settings(spec: FineTuneRunSpec) -> dict[str, Any]:
         "checkpoint_every": spec.checkpoint.every,
         "checkpoint_keep": spec.checkpoint.keep,
         "workers": spec.workers,
+        "min_workers": spec.min_workers,
+        "strategy": spec.strategy,
         "seed": spec.seed,
     }
+
+
+def workers_problem(spec: FineTuneRunSpec) -> str:
+    """What is wrong with workers and strategy taken together, by field; empty when nothing is."""
+    if spec.min_workers is not None and spec.min_workers > spec.workers:
+        return f"spec.minWorkers is {spec.min_workers}, spec.workers {spec.workers}: it must not exceed it"
+    if spec.strategy == "fsdp" and spec.workers < 2:
+        return (
+            f"spec.strategy fsdp shares the base out over workers, spec.workers is {spec.workers}: set it to 2 or more"
+        )
+    if spec.strategy == "fsdp" and spec.probes is not None:
+        return (
+            "spec.strategy fsdp cannot have spec.probes: a probe is answered by one worker, which needs all weights; "
+            "set spec.strategy to ddp, or leave the probes to an EvalRun"
+        )
+    return ""
 
 
 def schedule_problem(spec: FineTuneRunSpec) -> str:

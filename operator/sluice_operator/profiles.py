@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 
 from sluice_operator.cluster import Cluster
-from sluice_operator.decisions.base import Backend, Profile
+from sluice_operator.decisions.base import Backend, Platform, Profile
 from sluice_operator.errors import ProfileError
 from sluice_operator.resources import CONFIG_MAP
 
@@ -31,6 +31,10 @@ CONFIG_MAP_NAME = "sluice-profiles"
 
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 """A Kubernetes resource quantity."""
+
+
+PLATFORMS: Mapping[str, Platform] = {"nvidia.com/gpu": "cuda", "amd.com/gpu": "rocm"}
+"""What the accelerators of the two device plugins compute with."""
 
 
 class ProfileDocument(BaseModel):
@@ -46,6 +50,8 @@ class ProfileDocument(BaseModel):
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
     accelerator: Annotated[str, StringConstraints(pattern=r"^([a-z0-9.-]+/[A-Za-z0-9._-]+)?$")] = ""
+    platform: Platform = ""
+    device: Annotated[str, StringConstraints(max_length=128)] = ""
     accelerator_memory: Annotated[str, StringConstraints(pattern=r"^([0-9]+(\.[0-9]+)?(M|Mi|G|Gi|T|Ti))?$")] = ""
     resources: dict[str, Quantity] = Field(default_factory=dict)
     head_resources: dict[str, Quantity] = Field(default_factory=dict)
@@ -63,6 +69,13 @@ class ProfileDocument(BaseModel):
             raise ValueError("address: the backend ray needs the URL of the Ray dashboard")
         if self.backend is not Backend.RAY and not self.image:
             raise ValueError(f"image: the backend {self.backend.value} needs a container image")
+        if self.device and not self.accelerator:
+            raise ValueError("device: there is no accelerator whose name could be checked")
+        if self.accelerator and self.platform == "cpu":
+            raise ValueError(f"platform: cpu has no accelerator, the profile asks for {self.accelerator}")
+        known = PLATFORMS.get(self.accelerator)
+        if known is not None and self.platform not in ("", known):
+            raise ValueError(f"platform: {self.accelerator} is {known}, not {self.platform}")
         if self.accelerator_memory and not self.accelerator:
             raise ValueError("acceleratorMemory: there is no accelerator; a worker's own memory is resources.memory")
         return self
@@ -102,7 +115,9 @@ def parse_profiles(data: Mapping[str, str]) -> Profiles:
         except ValidationError as error:
             problems[name] = describe(error)
         else:
-            profiles[name] = Profile(name=name, **{key: getattr(document, key) for key in ProfileDocument.model_fields})
+            fields = {key: getattr(document, key) for key in ProfileDocument.model_fields}
+            fields["platform"] = document.platform or PLATFORMS.get(document.accelerator, "")
+            profiles[name] = Profile(name=name, **fields)
     return Profiles(profiles=profiles, problems=problems)
 
 

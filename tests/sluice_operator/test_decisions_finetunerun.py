@@ -5,7 +5,7 @@ import pytest
 from decisionworld import DecisionWorld, digest
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.jobs import FailureClass, ProbeResult, Result, StopReason, TrainOutput
-from sluice_operator.decisions.base import Backend, JobState, Profile, SetFinalizer, StopJob
+from sluice_operator.decisions.base import Backend, JobState, Profile, SetFinalizer, StopJob, SubmitJob
 from sluice_operator.decisions.finetunerun import worker_memory
 
 KIND, NAME = "FineTuneRun", "agent-a1"
@@ -459,3 +459,67 @@ def test_the_same_facts_give_the_same_decision(world):
     running(world)
     first, second = world.decision(KIND, NAME), world.decision(KIND, NAME)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param({"minWorkers": 3}, "spec.minWorkers is 3, spec.workers 2", id="bounds"),
+        pytest.param({"workers": 1, "strategy": "fsdp"}, "spec.strategy fsdp", id="nobody to share with"),
+        pytest.param(
+            {"strategy": "fsdp", "probes": {"suite": "smoke-8"}},
+            "spec.strategy fsdp cannot have spec.probes",
+            id="probes",
+        ),
+    ],
+)
+def test_workers_and_strategy_that_do_not_fit_are_named(world, change, says):
+    world.edit(KIND, NAME, **change)
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert status["reason"] == "InvalidSpec"
+    assert says in status["message"]
+
+
+def test_a_profile_of_one_pod_refuses_several_workers(world):
+    world.profiles["cpu"] = Profile(name="cpu", backend=Backend.JOB, image="sluice", max_workers=4)
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert status["reason"] == "ProfileCeiling"
+    assert "spec.workers is 2, profile 'cpu' starts one pod (backend job)" in status["message"]
+
+
+def test_what_the_profile_promises_reaches_the_worker(world):
+    world.profiles["cpu"] = Profile(
+        name="cpu", backend=Backend.RAY, address="http://ray:8265", max_workers=4, accelerator="amd.com/gpu",
+        platform="rocm", device="MI300X", accelerator_memory="192Gi",
+    )  # fmt: skip
+    job = world.inputs[running(world)]
+    assert (job.use_gpu, job.platform, job.device) == (True, "rocm", "MI300X")
+    assert job.memory_bytes == 192 * 2**30
+
+
+def test_an_elastic_run_asks_for_fewer_workers_where_nodes_are_lacking_and_not_below_its_least(world):
+    world.create(KIND, "elastic", SPEC | {"workers": 4, "minWorkers": 2, "retry": {"maxAttempts": 9}})
+    asked = []
+    for fate in (FailureClass.PREEMPTED, FailureClass.NODE_LOST, FailureClass.NODE_LOST, FailureClass.STORAGE, None):
+        world.settle(KIND, "elastic")
+        job = world.newest_job(KIND, "elastic")
+        asked.append(next(a.workers for a in world.log if isinstance(a, SubmitJob) and a.name == job))
+        assert (world.inputs[job].workers, world.inputs[job].min_workers) == (4, 2)
+        if fate is not None:
+            world.job(job, JobState.RUNNING)
+            world.settle(KIND, "elastic")
+            world.fail(job, fate, "gone")
+            world.settle(KIND, "elastic")
+            world.pass_time(minutes=6)
+    assert asked == [4, 2, 2, 2, 4], "a failure for another reason ends the row"
+
+
+def test_a_status_tells_who_trained(world):
+    job = running(world)
+    result = output().model_copy(update={"strategy": "fsdp", "workers": 2})
+    world.succeed(job, result)
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert (status["strategy"], status["trainedBy"]) == ("fsdp", 2)

@@ -169,6 +169,12 @@ def test_a_profile_may_ask_for_less_than_it_allows():
     assert workers["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "1"}
 
 
+def test_an_elastic_group_may_grow_and_shrink_between_its_bounds():
+    asked = INPUT.model_copy(update={"workers": 8, "min_workers": 2})
+    (group,) = rayjob(RUN, "ftr-agent-x-3", GPU, asked, workers=4)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (4, 2, 8)
+
+
 def test_a_single_process_worker_gets_no_ray_workers():
     dataset = TraceDataset.model_validate(
         {"metadata": META, "spec": {"source": {"uri": ROOT}, "output": {"uri": ROOT}}}

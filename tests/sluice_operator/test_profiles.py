@@ -47,6 +47,13 @@ numCpus: 4
         pytest.param(
             GOOD + "acceleratorMemory: 80Gi\n", "acceleratorMemory: there is no accelerator", id="memory of none"
         ),
+        pytest.param(GOOD + "device: A100\n", "device: there is no accelerator", id="name of none"),
+        pytest.param(
+            GOOD + "accelerator: amd.com/gpu\nplatform: cuda\n", "platform: amd.com/gpu is rocm, not cuda", id="vendor"
+        ),
+        pytest.param(
+            GOOD + "accelerator: example.com/gpu\nplatform: cpu\n", "platform: cpu has no accelerator", id="cpu"
+        ),
         pytest.param(GOOD + "accelerator: GPU\n", "accelerator: String should match", id="accelerator"),
         pytest.param("backend: [\n", "no YAML:", id="broken YAML"),
         pytest.param("just a text\n", "Input should be", id="no mapping"),
@@ -60,6 +67,21 @@ def test_what_is_wrong_is_named(text, says):
         profiles.get("bad")
     assert "profile bad in ConfigMap sluice-profiles: " in str(caught.value)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "platform"),
+    [
+        ("accelerator: nvidia.com/gpu\n", "cuda"),
+        ("accelerator: amd.com/gpu\n", "rocm"),
+        ("accelerator: example.com/gpu\nplatform: rocm\n", "rocm"),
+        ("accelerator: example.com/gpu\n", ""),
+        ("platform: cpu\n", "cpu"),
+        ("", ""),
+    ],
+)
+def test_the_platform_follows_from_the_accelerator(text, platform):
+    assert parse_profiles({"p": GOOD + text}).get("p").platform == platform
 
 
 def test_an_unknown_profile_names_the_known_ones():

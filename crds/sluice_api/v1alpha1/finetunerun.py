@@ -225,7 +225,13 @@ class FineTuneRunSpec(ApiModel):
     checkpoint: Checkpoint = Checkpoint()
     """When state is saved."""
     workers: int = Field(default=1, ge=1, le=1024)
-    """Ray Train workers; one accelerator each where the profile has them."""
+    """Ray Train workers, at most; one accelerator each where the profile has them."""
+    min_workers: int | None = Field(default=None, ge=1, le=1024)
+    """Makes the run elastic: it starts and goes on with any number of workers from this to `workers`, as there is room.
+    The tokens of a step stay `optimizer.tokensPerStep`, and their order the same."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Whether every worker holds the whole base (`ddp`) or a part of every layer (`fsdp`). `auto` is `ddp` unless the
+    memory plan says that it would not fit."""
     output: StorageUri
     """Adapters are published below it as `<sha256>/`; checkpoints and attempts lie beside them."""
     profile: ObjectName = "cpu"
@@ -244,6 +250,18 @@ class FineTuneRunSpec(ApiModel):
             rule(
                 "!has(self.baseModel.revision) || self.baseModel.revision == '' || self.baseModel.uri.startsWith('hf://')",
                 "spec.baseModel.revision is only for hf:// models",
+            ),
+            rule(
+                "!has(self.minWorkers) || (has(self.workers) ? self.minWorkers <= self.workers : self.minWorkers == 1)",
+                "spec.minWorkers must not exceed spec.workers",
+            ),
+            rule(
+                "!has(self.strategy) || self.strategy != 'fsdp' || !has(self.probes)",
+                "spec.strategy fsdp cannot have spec.probes: one worker answers a probe, which needs all weights",
+            ),
+            rule(
+                "!has(self.strategy) || self.strategy != 'fsdp' || (has(self.workers) && self.workers > 1)",
+                "spec.strategy fsdp needs spec.workers of at least 2",
             ),
             rule(
                 "!has(self.probes) || !has(self.probes.extendTo) || (has(self.optimizer) && "
@@ -321,6 +339,10 @@ class FineTuneRunStatus(BaseStatus):
     """Why training ended: `Completed`, `SyntaxDropsTwice`, `PassRateStalls` or `GatesNotMet`."""
     last_probe: ProbeStatus | None = None
     """What the last probe showed, once the run has ended."""
+    strategy: ShortText = ""
+    """Who held the base's weights, `ddp` or `fsdp`, once the run has ended."""
+    trained_by: int | None = None
+    """Workers of the last attempt when it ended."""
 
 
 class FineTuneRun(SluiceObject):

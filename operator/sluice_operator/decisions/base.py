@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from sluice_api.contracts.jobs import Progress, Result
 from sluice_api.contracts.models import Channel
@@ -63,6 +63,10 @@ class Backend(StrEnum):
     JOB = "job"
 
 
+Platform = Literal["", "cpu", "cuda", "rocm"]
+"""What a profile's nodes compute with; empty where nobody said."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """One entry of the operator's profile ConfigMap, validated. Only an admin writes it."""
@@ -80,6 +84,10 @@ class Profile:
     tolerations: tuple[Mapping[str, Any], ...] = ()
     accelerator: str = ""
     """Extended resource of one accelerator per worker, e.g. `nvidia.com/gpu` or `amd.com/gpu`; empty on CPU."""
+    platform: Platform = ""
+    """What its nodes compute with; empty: nobody said, and workers take what they find."""
+    device: str = ""
+    """What an accelerator's own name must hold, e.g. `MI300X`; empty: any."""
     accelerator_memory: str = ""
     """Memory of one accelerator, e.g. `80Gi`; runs that cannot fit are refused before they start."""
     resources: Mapping[str, str] = field(default_factory=dict)

@@ -5,12 +5,12 @@ from typing import Any
 
 from sluice_api.contracts.base import DIGEST_PATTERN, ArtifactRef, ModelRef
 from sluice_api.contracts.jobs import FailureClass, ProbeResult, Result, StopReason, TrainJob, TrainOutput
-from sluice_api.training import schedule_problem
+from sluice_api.training import schedule_problem, workers_problem
 from sluice_api.v1alpha1 import FineTuneRun, TraceDataset
-from sluice_api.v1alpha1.common import Attempt, ConditionStatus
+from sluice_api.v1alpha1.common import Attempt, AttemptFailure, ConditionStatus
 from sluice_api.v1alpha1.finetunerun import AdapterStatus, FineTuneRunStatus, PinnedInputs, ProbeStatus
 from sluice_operator.decisions.attempts import Limits, refused, workers_within
-from sluice_operator.decisions.base import Decision, Now, Observed, Profile
+from sluice_operator.decisions.base import Backend, Decision, Now, Observed, Profile
 from sluice_operator.decisions.common import (
     Facts,
     Mood,
@@ -70,8 +70,19 @@ def schedule_valid(facts: Facts[FineTuneRun]) -> Objection | None:
 
 
 def workers_allowed(facts: Facts[FineTuneRun]) -> Objection | None:
-    """Check `spec.workers` against the profile's ceiling."""
-    return workers_within(facts, facts.obj.spec.workers)
+    """Check `spec.workers`, `spec.minWorkers` and `spec.strategy`, also against what the profile can do."""
+    spec = facts.obj.spec
+    problem = workers_problem(spec)
+    if problem:
+        return Objection(reason=Reason.INVALID_SPEC, message=problem)
+    profile = facts.observed.profile
+    if profile is not None and profile.backend is Backend.JOB and spec.workers > 1:
+        return Objection(
+            reason=Reason.PROFILE_CEILING,
+            message=f"spec.workers is {spec.workers}, profile {profile.name!r} starts one pod (backend job): "
+            "set spec.workers to 1, or name a profile of the backend kuberay or ray",
+        )
+    return workers_within(facts, spec.workers)
 
 
 CHECKS = (durations_valid, revision_fits, schedule_valid, profile_known, workers_allowed)
@@ -144,7 +155,7 @@ class _Rules:
         )
 
     def workers(self, facts: Facts[FineTuneRun]) -> int:
-        return facts.obj.spec.workers
+        return workers_now(facts.obj)
 
     def output(self, facts: Facts[FineTuneRun]) -> str:
         return facts.obj.spec.output
@@ -198,6 +209,8 @@ class _Rules:
             parent=parent,
             use_gpu=bool(the_profile(facts).accelerator),
             memory_bytes=worker_memory(the_profile(facts)),
+            platform=the_profile(facts).platform,
+            device=the_profile(facts).device,
         )
 
     def track(self, facts: Facts[FineTuneRun], status: FineTuneRunStatus, attempt: Attempt) -> FineTuneRunStatus:
@@ -231,6 +244,8 @@ class _Rules:
                 "inputs": status.inputs.model_copy(update={"base_model": output.base_model.digest}),
                 "resumed_from_step": output.resumed_from_step,
                 "stop_reason": output.stop_reason.value,
+                "strategy": output.strategy,
+                "trained_by": output.workers,
                 "last_probe": _probe_status(output.probes[-1]) if output.probes else None,
             }
         )
@@ -253,6 +268,27 @@ class _Rules:
             more={ConditionType.SUCCEEDED: (ConditionStatus.TRUE, Reason.SUCCEEDED, message)},
         )
         return decided(facts, status, verdict)
+
+
+def workers_now(obj: FineTuneRun) -> int:
+    """Return how many workers the next job of a run gets.
+
+    All; or, of an elastic run, half as many after each attempt in a row that lacked a node, at least `spec.minWorkers`.
+    """
+    spec, lacking = obj.spec, 0
+    for attempt in reversed([each for each in obj.status.attempts if each.ended_at is not None]):
+        failure = attempt.failure
+        if failure is None or not _lacked_a_node(failure):
+            break
+        lacking += 1
+    return spec.workers if spec.min_workers is None else max(spec.min_workers, spec.workers >> lacking)
+
+
+def _lacked_a_node(failure: AttemptFailure) -> bool:
+    if failure.reason in (Reason.SUSPENDED, Reason.SUPERSEDED):
+        return False
+    lost = failure.failure_class in (FailureClass.PREEMPTED, FailureClass.NODE_LOST)
+    return lost or failure.reason == Reason.QUEUE_DEADLINE_EXCEEDED
 
 
 def worker_memory(profile: Profile) -> int | None:

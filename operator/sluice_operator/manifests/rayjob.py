@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sluice_api.contracts.jobs import JobBase
+from sluice_api.contracts.jobs import JobBase, TrainJob
 from sluice_api.v1alpha1.common import SluiceObject
 from sluice_operator.decisions.base import Profile
 from sluice_operator.manifests.naming import JOB_NAME_LIMIT
@@ -53,7 +53,7 @@ def rayjob(obj: SluiceObject, name: str, profile: Profile, job_input: JobBase, *
         "headGroupSpec": _head(profile, labels, alone=not distributed),
     }
     if distributed:
-        cluster["workerGroupSpecs"] = [_workers(profile, labels, workers)]
+        cluster["workerGroupSpecs"] = [_workers(profile, labels, workers, job_input)]
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -81,13 +81,17 @@ def _head(profile: Profile, labels: dict[str, str], *, alone: bool) -> Manifest:
     }
 
 
-def _workers(profile: Profile, labels: dict[str, str], count: int) -> Manifest:
+def _workers(profile: Profile, labels: dict[str, str], count: int, job_input: JobBase) -> Manifest:
+    """The worker pods; a group that may grow and shrink where the job is elastic, for whoever scales it."""
     needs = resources(profile, accelerated=True)
+    least = most = count
+    if isinstance(job_input, TrainJob) and job_input.min_workers is not None:
+        least, most = job_input.min_workers, job_input.workers
     return {
         "groupName": "workers",
         "replicas": count,
-        "minReplicas": count,
-        "maxReplicas": count,
+        "minReplicas": least,
+        "maxReplicas": most,
         "rayStartParams": {"num-cpus": _cpus(profile)},
         "template": pod_template(profile, labels, _ray_container("ray-worker", profile, needs)),
     }

@@ -152,9 +152,19 @@ class TrainJob(JobBase):
     adapter_uri: str
     """Prefix below which the adapter is published as `<sha256>/`."""
     workers: int = 1
-    """Ray Train workers."""
+    """Ray Train workers, at most."""
+    min_workers: int | None = None
+    """Workers with which the run starts and goes on where there is no room for all; None: it needs all of them. The
+    tokens of a step are the same for any number."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """Whether every worker holds the base (`ddp`) or a part of every layer (`fsdp`); `auto` shares out what would not
+    fit otherwise."""
     use_gpu: bool = False
     """Whether the profile gives every worker an accelerator."""
+    platform: Literal["", "cpu", "cuda", "rocm"] = ""
+    """What the profile's nodes compute with; a worker that finds something else ends. Empty: not checked."""
+    device: str = ""
+    """What the accelerator's own name must hold, e.g. `A100`, in any case; empty: not checked."""
     seed: int = 0
     """Seed of data order and initialisation."""
 
@@ -180,5 +190,9 @@ class TrainOutput(Contract):
     """Why training ended."""
     tokens_per_second: float = 0.0
     """Real tokens per second, all workers together."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Who held the base's weights in the last attempt."""
+    workers: int = 1
+    """Workers of the last attempt when it ended."""
     probes: list[ProbeResult] = Field(default_factory=list)
     """What the probes showed, in order."""
