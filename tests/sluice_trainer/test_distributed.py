@@ -10,27 +10,33 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from loop_runs import Recorder, make_recipe, run, train_in_a_group, weights
+from loop_runs import Recorder, make_recipe, run, sessions_in_a_group, train_in_a_group, weights
+from sluice_api.contracts.jobs import TrainJob, TrainOutput
 from sluice_trainer.snapshot import Snapshot
+from tiny_models import preference_row, publish_rows
+from training_jobs import Workplace
 
 DEADLINE = 240.0
 """Seconds that a loaded machine may take."""
 
 
 def together(
-    folder: Path, size: int, stop_after: int | None = None, resume: Snapshot | None = None
+    folder: Path, size: int, stop_after: int | None = None, resume: Snapshot | None = None, *, sharded: bool = False
 ) -> dict[int, tuple[list[float], torch.Tensor, Snapshot | None]]:
+    store = folder / f"store-{size}-{stop_after}-{sharded}"
+    found = in_processes(train_in_a_group, size, store, stop_after, pickle.dumps(resume), sharded)
+    return {rank: (losses, torch.from_numpy(values), pickle.loads(last)) for rank, losses, values, last in found}
+
+
+def in_processes(target: Any, size: int, store: Path, *arguments: Any) -> list[Any]:
+    """What each of several processes told of `target(rank, size, store, results, *arguments)`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sluice_trainer.session"])
     results = context.Queue()
-    store = folder / f"store-{size}-{stop_after}"
     processes = [
-        context.Process(
-            target=train_in_a_group,
-            args=(rank, size, str(store), results, stop_after, pickle.dumps(resume)),
-            daemon=True,
-        )
+        context.Process(target=target, args=(rank, size, str(store), results, *arguments), daemon=True)
         for rank in range(size)
     ]
     for process in processes:
@@ -43,7 +49,7 @@ def together(
     finally:
         for process in processes:
             process.kill()
-    return {rank: (losses, torch.from_numpy(values), pickle.loads(last)) for rank, losses, values, last in found}
+    return found
 
 
 def _next(results: Any, processes: list[BaseProcess]) -> Any:
@@ -64,12 +70,17 @@ def alone() -> tuple[list[float], torch.Tensor]:
     return [record.loss for record in hooks.records], weights(recipe)
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(
+    ("size", "sharded"), [(2, False), (4, False), (2, True), pytest.param(4, True, marks=pytest.mark.soak)]
+)
 def test_several_processes_take_the_steps_of_one(
-    tmp_path: Path, alone: tuple[list[float], torch.Tensor], size: int
+    tmp_path: Path, alone: tuple[list[float], torch.Tensor], size: int, sharded: bool
 ) -> None:
-    """Losses within 1e-4: sums in another order round differently, and nothing else may differ."""
-    found = together(tmp_path, size)
+    """Losses within 1e-4: sums in another order round differently, and nothing else may differ.
+
+    With shared weights too; a process without a row of a step then takes part in the others' passes.
+    """
+    found = together(tmp_path, size, sharded=sharded)
     for losses, values, _ in found.values():
         assert losses == pytest.approx(alone[0], abs=1e-4)
         assert torch.equal(values, found[0][1]), "all processes hold the same weights"
@@ -83,3 +94,50 @@ def test_two_processes_go_on_where_four_were_stopped(tmp_path: Path, alone: tupl
     second = together(tmp_path, 2, resume=first[0][2])
     assert first[0][0] + second[0][0] == pytest.approx(alone[0], abs=1e-4)
     assert torch.allclose(second[0][1], alone[1], atol=1e-4)
+
+
+def test_whole_weights_go_on_where_shared_ones_were_stopped(
+    tmp_path: Path, alone: tuple[list[float], torch.Tensor]
+) -> None:
+    first = together(tmp_path, 2, stop_after=3, sharded=True)
+    hooks, recipe = Recorder(), make_recipe()
+    run(recipe, hooks, resume=first[0][2])
+    losses = [record.loss for record in hooks.records]
+    assert first[0][0] + losses == pytest.approx(alone[0], abs=1e-4)
+    assert torch.allclose(weights(recipe), alone[1], atol=1e-4)
+
+
+def test_whole_jobs_with_shared_weights_publish_the_adapter_of_one_worker(tmp_path: Path) -> None:
+    """Both methods: the reference of preference training, too, is computed by processes that have to meet."""
+    place = Workplace(tmp_path, rows=12)
+    pairs = publish_rows(
+        f"file://{tmp_path}/pairs", [preference_row(number) for number in range(9)], dataset_format="preference"
+    )
+    methods: dict[str, dict[str, Any]] = {"sft": {}, "dpo": {"dataset": pairs, "method": "dpo"}}
+    alone, shared = (
+        [place.job(f"{name}-{method}", epochs=1, **options, **more) for method, options in methods.items()]
+        for name, more in (("alone", {}), ("shared", {"workers": 2, "strategy": "fsdp"}))
+    )
+    cache = str(tmp_path / "cache")
+    expected = outputs(in_processes(sessions_in_a_group, 1, tmp_path / "store-1", *told(alone, cache)))
+    found = outputs(in_processes(sessions_in_a_group, 2, tmp_path / "store-2", *told(shared, cache)))
+    for one, two in zip(expected, found, strict=True):
+        assert (one.strategy, one.workers, two.strategy, two.workers) == ("ddp", 1, "fsdp", 2)
+        assert two.final_loss == pytest.approx(one.final_loss, abs=1e-4)
+        left, right = tensors(one), tensors(two)
+        assert left.keys() == right.keys()
+        assert all(torch.allclose(left[name], right[name], atol=1e-4) for name in left)
+        assert any(tensor.abs().max() > 1e-3 for name, tensor in right.items() if "lora_B" in name)
+
+
+def told(jobs: list[TrainJob], cache: str) -> tuple[list[str], str]:
+    return [job.model_dump_json(by_alias=True) for job in jobs], cache
+
+
+def outputs(found: list[tuple[int, list[str]]]) -> list[TrainOutput]:
+    """What process 0 told."""
+    return [TrainOutput.model_validate_json(text) for text in dict(found)[0]]
+
+
+def tensors(output: TrainOutput) -> dict[str, torch.Tensor]:
+    return load_file(Path(output.adapter.uri.removeprefix("file://")) / "adapter_model.safetensors")

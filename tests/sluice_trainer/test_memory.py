@@ -10,7 +10,7 @@ from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.attention import IMPLEMENTATION
 from sluice_trainer.fused import fuse
-from sluice_trainer.memory import GIB, Checkpointing, Shape, estimate, plan_memory
+from sluice_trainer.memory import GIB, Checkpointing, Shape, Strategy, estimate, plan_memory, strategies_for
 from sluice_trainer.model import LoraSettings, add_adapter, recompute_activations, trained_parameters
 from sluice_trainer.recipes import SftRecipe, row_loss
 from sluice_trainer.tokenise import tokenize_rows
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 DOCUMENTS = tokenize_rows([SftRow.model_validate(sft_row(number)) for number in range(12)], tiny_tokenizer())
 LLAMA_8B = Shape(
     parameters=8_030_000_000, trained=42_000_000, layers=32, hidden=4096, query=4096, key=1024, middle=14336,
-    vocabulary=128256, width=2,
+    vocabulary=128256, width=2, in_layers=6_979_000_000,
 )  # fmt: skip
 
 
@@ -94,3 +94,37 @@ def test_what_cannot_fit_is_refused_with_what_to_change(
 
 def test_unknown_memory_refuses_nothing() -> None:
     assert not plan_memory(LLAMA_8B, 10**6, Checkpointing.AUTO, None).checkpointing
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers", "probing", "sharded", "checkpointing"),
+    [
+        (80 * GIB, 4, False, False, False),
+        (24 * GIB, 4, False, False, True),  # less is exchanged where each holds the base, so that comes first
+        (12 * GIB, 4, False, True, True),
+        (None, 4, False, False, False),
+    ],
+)
+def test_weights_are_shared_out_only_where_they_do_not_fit_otherwise(
+    memory: int | None, workers: int, probing: bool, sharded: bool, checkpointing: bool
+) -> None:
+    strategies = strategies_for(Strategy.AUTO, workers=workers, probing=probing)
+    found = plan_memory(LLAMA_8B, 4096, Checkpointing.AUTO, memory, strategies=strategies, workers=workers)
+    assert (found.sharded, found.checkpointing) == (sharded, checkpointing)
+
+
+def test_what_is_asked_for_is_done_and_what_cannot_be_is_not() -> None:
+    assert strategies_for(Strategy.FSDP, workers=2, probing=False) == (Strategy.FSDP,)
+    assert strategies_for(Strategy.DDP, workers=2, probing=False) == (Strategy.DDP,)
+    assert strategies_for(Strategy.FSDP, workers=1, probing=False) == (Strategy.DDP,), "an elastic run of one"
+    assert strategies_for(Strategy.AUTO, workers=2, probing=True) == (Strategy.DDP,)
+    with pytest.raises(WorkerError, match=r"strategy fsdp, workers"):
+        plan_memory(LLAMA_8B, 4096, Checkpointing.AUTO, 12 * GIB)
+
+
+def test_shards_hold_their_part_of_the_layers_and_two_layers_whole() -> None:
+    whole, quarter = (estimate(LLAMA_8B, 4096, checkpointing=True, shards=shards) for shards in (1, 4))
+    layers = LLAMA_8B.in_layers * LLAMA_8B.width
+    assert whole.weights - quarter.weights == pytest.approx(layers * (1 - 1 / 4 - 2 / 32), rel=1e-6)
+    tiny = Shape.of(adapted(), 4)
+    assert 0 < tiny.in_layers < tiny.parameters

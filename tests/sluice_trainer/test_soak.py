@@ -1,18 +1,27 @@
-"""Fifty kills at random places, of runs by both methods: every final adapter is the clean run's."""
+"""Fifty kills at random places, of runs by both methods: every final adapter is the clean run's.
 
+Once of a bare process, a step apart; and once of runs through an operator on a real API server and a real Ray, where
+workers, the Ray head and the operator itself are killed in turn.
+"""
+
+import json
 import os
 import random
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from operator_fixtures import new_place
 from paused_training import DEADLINE, paused
 from sluice_artifacts.reporting import run_worker
+from sluice_devcluster.ray import RayHead
 from sluice_trainer import worker
 from tiny_models import preference_row, publish_rows
 from training_jobs import Workplace
+from training_killer import METHODS, Trial
 
 pytestmark = pytest.mark.soak
 KILLS = 50
@@ -60,3 +69,57 @@ def process_finished(place: Workplace, name: str, attempt: int) -> bool:
     """Whether an attempt got to write its result before the kill came."""
     job = place.job(name, attempt=attempt)
     return (Path(job.output_uri.removeprefix("file://")) / "result.json").exists()
+
+
+@pytest.mark.timeout(4 * 3600)
+def test_neither_worker_nor_head_nor_operator_changes_an_adapter_by_dying(
+    cluster: Any, kubectl: Any, crds: None, zygote: Any, tmp_path: Path, record_property: Any
+) -> None:
+    started = time.monotonic()
+    rng = random.Random(0)
+    # A third each, in random order, so that none is left to chance.
+    kinds = rng.sample(["worker", "head", "operator"], counts=[17, 17, 16], k=KILLS)
+    with (
+        RayHead(num_cpus=4) as head,
+        new_place(cluster, kubectl, head, zygote, tmp_path) as place,
+        place.operator() as operator,
+    ):
+        trial = Trial(place, head, operator, rng)
+        clean = {}
+        for method in METHODS:
+            trial.start(f"clean-{method}", method)
+            status = trial.finish(f"clean-{method}")
+            assert "resumedFromStep" not in status
+            clean[method] = status["adapter"]["digest"]
+        runs = 0
+        while sum(trial.tally.kills.values()) < KILLS:
+            method, name = rng.choice(list(METHODS)), f"run-{runs}"
+            runs += 1
+            trial.start(name, method)
+            reached = 0
+            for _ in range(rng.randint(2, 5)):
+                done = sum(trial.tally.kills.values())
+                if done == KILLS:
+                    break
+                newest = trial.disturb(name, kinds[done])
+                if newest is None:
+                    break
+                if kinds[done] != "operator":
+                    reached = newest
+            status = trial.finish(name)
+            assert status["adapter"]["digest"] == clean[method], (method, name, status)
+            assert status.get("resumedFromStep", 0) >= reached, (name, reached, status)
+            print(json.dumps({"run": name, "method": method, "kills": sum(trial.tally.kills.values())}), flush=True)
+    figures = {
+        "kills": dict(trial.tally.kills),
+        "moments": dict(trial.tally.moments),
+        "runs": runs,
+        "attempts": trial.tally.attempts,
+        "resumed": trial.tally.resumed,
+        "failures": dict(trial.tally.failures),
+        "seconds": round(time.monotonic() - started),
+    }
+    record_property("figures", figures)
+    print(json.dumps(figures), flush=True)
+    assert sum(trial.tally.kills.values()) == KILLS
+    assert trial.tally.resumed > KILLS // 4, "most kills come after a first checkpoint"

@@ -1,12 +1,13 @@
 """Runs of the trainer's loop on a tiny model, and a recorder of what it tells."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sluice_api.contracts.dataset import SftRow
-from sluice_api.contracts.jobs import ProbeResult
+from sluice_api.contracts.jobs import ProbeResult, TrainJob
 from sluice_trainer.attention import IMPLEMENTATION
 from sluice_trainer.fused import fuse
 from sluice_trainer.loop import LoopConfig, StepRecord, Trained, train
@@ -14,6 +15,7 @@ from sluice_trainer.model import LoraSettings, add_adapter, trained_parameters
 from sluice_trainer.plan import Plan, PlanConfig, build_plan
 from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
+from sluice_trainer.sharding import shard
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
 from sluice_trainer.tokenise import tokenize_rows
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
@@ -55,10 +57,12 @@ def make_plan(**options: Any) -> Plan:
     return build_plan(sft_sizes(DOCUMENTS), PlanConfig(**settings))
 
 
-def make_recipe(dropout: float = 0.0) -> SftRecipe:
+def make_recipe(dropout: float = 0.0, shards: int = 1) -> SftRecipe:
     base = tiny_model(tiny_tokenizer()).requires_grad_(False)
     base.set_attn_implementation(IMPLEMENTATION)
     model = fuse(add_adapter(base, LoraSettings(rank=8, alpha=16, dropout=dropout), seed=5))
+    if shards > 1:
+        shard(model, CPU, shards)
     return SftRecipe(model, DOCUMENTS, trained_parameters(model), CPU)
 
 
@@ -75,7 +79,9 @@ def run(recipe: SftRecipe, hooks: Recorder, **options: Any) -> Trained:
     return train(plan, hooks, recipe=recipe, config=options.pop("config", None) or config(plan), **options)
 
 
-def train_in_a_group(rank: int, size: int, store: str, results: Any, stop_after: int | None, resume: bytes) -> None:
+def train_in_a_group(
+    rank: int, size: int, store: str, results: Any, stop_after: int | None, resume: bytes, sharded: bool = False
+) -> None:
     """Train in one of several processes and tell what it saw; process 0 resumes from, and gives, a pickled snapshot.
 
     Pickled, because tensors sent between processes would be shared memory of one that may be gone.
@@ -85,10 +91,38 @@ def train_in_a_group(rank: int, size: int, store: str, results: Any, stop_after:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     try:
-        hooks, recipe = Recorder(stop_after), make_recipe()
-        run(recipe, hooks, group=ProcessGroup(), resume=pickle.loads(resume) if rank == 0 else None)
+        hooks, recipe = Recorder(stop_after), make_recipe(shards=size if sharded else 1)
+        group = ProcessGroup()
+        group.lockstep = sharded
+        run(recipe, hooks, group=group, resume=pickle.loads(resume) if rank == 0 else None)
         losses = [record.loss for record in hooks.records]
         last = hooks.snapshots[max(hooks.snapshots)]
         results.put((rank, losses, weights(recipe).numpy(), pickle.dumps(last if rank == 0 else None)))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def sessions_in_a_group(rank: int, size: int, store: str, results: Any, jobs: list[str], cache: str) -> None:
+    """Do jobs one after the other in one of several processes, as a Ray Train worker does; process 0 tells outputs."""
+    from sluice_trainer.group import ProcessGroup
+    from sluice_trainer.session import run_session
+    from sluice_trainer.surroundings import NoProgress, Surroundings
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    try:
+        outputs = []
+        for text in jobs:
+            around = Surroundings(
+                group=ProcessGroup(),
+                device=CPU,
+                progress=NoProgress(),
+                stop_requested=lambda: False,
+                checkpoint_taken=lambda step, record: None,
+                cache=Path(cache),
+            )
+            output = run_session(TrainJob.model_validate_json(text), around)
+            outputs.append(output.model_dump_json() if output else "")
+        results.put((rank, outputs))
     finally:
         torch.distributed.destroy_process_group()

@@ -54,6 +54,8 @@ def add_parser(subparsers: Any, prober: "Prober | None" = None) -> None:
     add("--checkpoint-every", type=int, default=250, help="steps between checkpoints (%(default)s)")
     add("--seed", type=int, default=0, help="seed of order and initialisation (%(default)s)")
     add("--workers", type=int, default=1, help="Ray Train workers (%(default)s)")
+    add("--min-workers", type=int, help="start and go on with as few where there is no room for all (all of them)")
+    add("--strategy", choices=["auto", "ddp", "fsdp"], default="auto", help="who holds the base (%(default)s)")
     add("--gpu", action="store_true", help="give every worker an accelerator")
     add("--no-ray", action="store_true", help="train in this process")
     add("--json", action="store_true", help="print the result as JSON")
@@ -151,6 +153,8 @@ def _flag_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "packing": not arguments.no_packing,
         "checkpoint_every": arguments.checkpoint_every,
         "workers": arguments.workers,
+        "min_workers": arguments.min_workers,
+        "strategy": arguments.strategy,
         "seed": arguments.seed,
     }
 
@@ -158,7 +162,7 @@ def _flag_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 _FROM_MANIFEST = (
     "method", "dpo_beta", "rank", "alpha", "dropout", "target_modules", "epochs", "max_steps", "batch_size",
     "gradient_accumulation", "tokens_per_step", "lr", "schedule", "warmup_ratio", "max_seq_length", "no_packing",
-    "checkpoint_every", "seed", "workers",
+    "checkpoint_every", "seed", "workers", "min_workers", "strategy",
 )  # fmt: skip
 """Destinations of the flags that a manifest replaces."""
 

@@ -1,5 +1,6 @@
 """The processes that train together: one alone, or several that add up their gradients."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -12,6 +13,8 @@ class Group(Protocol):
     """Number of this process, from 0."""
     size: int
     """Processes in all."""
+    lockstep: bool
+    """Whether every process has to do as many passes as every other: with sharded weights a pass is a meeting."""
 
     def sum(self, tensor: torch.Tensor) -> None:
         """Replace the tensor by its sum over all processes, in place."""
@@ -27,6 +30,7 @@ class Alone:
 
     rank = 0
     size = 1
+    lockstep = False
 
     def sum(self, tensor: torch.Tensor) -> None:
         """Do nothing: the sum of one."""
@@ -42,6 +46,7 @@ class ProcessGroup:
         """Read rank and size from the initialised group."""
         self.rank = torch.distributed.get_rank()
         self.size = torch.distributed.get_world_size()
+        self.lockstep = False
 
     def sum(self, tensor: torch.Tensor) -> None:
         """All-reduce."""
@@ -50,3 +55,17 @@ class ProcessGroup:
     def broadcast(self, tensor: torch.Tensor) -> None:
         """Broadcast from process 0."""
         torch.distributed.broadcast(tensor, src=0)
+
+
+def shares(count: int, group: Group) -> Iterator[tuple[int, bool]]:
+    """Which of `count` pieces of work this process does: each number, and whether it counts.
+
+    Piece k is process k mod `size`'s. In lockstep a process that has run out does the last piece once more beside those
+    that have not, and what comes of it does not count.
+    """
+    for start in range(0, count, group.size):
+        number = start + group.rank
+        if number < count:
+            yield number, True
+        elif group.lockstep:
+            yield count - 1, False

@@ -21,7 +21,7 @@ import torch
 
 from sluice_api.contracts.jobs import FailureClass, ProbePlan, ProbeResult, StopReason
 from sluice_artifacts.reporting import WorkerError
-from sluice_trainer.group import Alone, Group
+from sluice_trainer.group import Alone, Group, shares
 from sluice_trainer.optimizer import Optimizer
 from sluice_trainer.phases import Phase, check_phases
 from sluice_trainer.plan import Plan, Step
@@ -216,9 +216,11 @@ class _Run:
         index, group, recipe = self.done, self.group, self.recipe
         trained = self.optimizer.begin(index)
         sums = torch.zeros(len(recipe.metrics) + 1, dtype=torch.float64)
-        for number in range(group.rank, len(step.rows), group.size):
+        for number, counts in shares(len(step.rows), group):
             torch.manual_seed(self.plan.draw_seed(index, number))
-            sums[:-1] += recipe.backward(step.rows[number], step.scored)
+            # Divided by infinity, the gradients of a pass that does not count are zeros.
+            found = recipe.backward(step.rows[number], step.scored if counts else math.inf)
+            sums[:-1] += found if counts else 0.0
         sums[-1] = float(self.hooks.stop_requested())
         _add_up(trained, sums, group)
         norm = float(torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm))

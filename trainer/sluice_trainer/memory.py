@@ -1,11 +1,14 @@
 """What a run will need, before it is started: weights, adapter, optimizer, activations of a row.
 
-An estimate decides two things early: whether a row's activations are kept or computed again in the backward pass
-(activation checkpointing, about a fifth slower), and whether the run can fit at all. Activations are counted from what
+An estimate decides three things early: whether a row's activations are kept or computed again in the backward pass
+(activation checkpointing, about a fifth slower), whether every worker holds the whole base or a part of it (`ddp`,
+`fsdp`), and whether the run can fit at all. Activations are counted from what
 autograd keeps for a layer of the usual shape, with the fused layers of `fused`; a test holds the count against what is
 really kept. Peak use is higher than the sum by what is in flight, for which a share of the memory is set aside.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.head import CHUNK_LOGITS
+from sluice_trainer.sharding import layers_of
 
 SET_ASIDE = 0.1
 """Share of the memory for what is in flight and for fragmentation."""
@@ -34,6 +38,17 @@ class Checkpointing(StrEnum):
     """Never."""
 
 
+class Strategy(StrEnum):
+    """Who holds the base's weights."""
+
+    AUTO = "auto"
+    """Every worker, unless they would not fit."""
+    DDP = "ddp"
+    """Every worker; gradients of what is trained are added up."""
+    FSDP = "fsdp"
+    """Each worker a part of every layer; see `sharding`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """What the estimate has to know of a model."""
@@ -42,6 +57,8 @@ class Shape:
     """Frozen parameters."""
     trained: int
     """Trained parameters."""
+    in_layers: int = 0
+    """Frozen parameters of all layers together: what can be shared out; 0 where the layers are not known."""
     layers: int
     """Layers."""
     hidden: int
@@ -68,9 +85,13 @@ class Shape:
         experts = getattr(config, "num_experts_per_tok", None)
         middle = (experts or 1) * (getattr(config, "moe_intermediate_size", None) or config.intermediate_size)
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        own = {
+            parameter for layer in layers_of(model) for parameter in layer.parameters() if not parameter.requires_grad
+        }
         return cls(
             parameters=sum(count for count, trained in counts if not trained),
             trained=sum(count for count, trained in counts if trained),
+            in_layers=sum(parameter.numel() for parameter in own),
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             query=heads * size,
@@ -95,6 +116,8 @@ class Estimate:
     """One chunk of logits and its gradient, and the gradient of the hidden states."""
     checkpointing: bool
     """Whether activations are computed again."""
+    sharded: bool = False
+    """Whether the layers' weights are shared out over the workers."""
 
     @property
     def total(self) -> int:
@@ -116,25 +139,41 @@ def layer_activations(shape: Shape) -> int:
     return shape.width * (4 * shape.hidden + 4 * shape.query + 5 * shape.key + 3 * shape.middle)
 
 
-def estimate(shape: Shape, row_tokens: int, *, checkpointing: bool) -> Estimate:
-    """Bytes of a run whose longest row has `row_tokens` tokens."""
+def estimate(shape: Shape, row_tokens: int, *, checkpointing: bool, shards: int = 1) -> Estimate:
+    """Bytes of a worker of a run whose longest row has `row_tokens` tokens.
+
+    With the layers' weights in several `shards`, two layers are whole at a time: the one that computes, and the next.
+    """
     kept = layer_activations(shape)
     everything = row_tokens * shape.layers * kept
     # Only the inputs of the layers are kept; one layer at a time is computed again.
     inputs = row_tokens * (shape.layers * shape.width * shape.hidden + kept)
+    whole = shape.parameters
+    if shards > 1:
+        whole += min(0, shape.in_layers // shards + 2 * shape.in_layers // shape.layers - shape.in_layers)
     return Estimate(
-        weights=shape.parameters * shape.width,
+        weights=whole * shape.width,
         optimizer=shape.trained * OPTIMIZER_BYTES,
         activations=inputs if checkpointing else everything,
         head=2 * 4 * min(CHUNK_LOGITS, row_tokens * shape.vocabulary) + 2 * shape.width * row_tokens * shape.hidden,
         checkpointing=checkpointing,
+        sharded=shards > 1,
     )
 
 
 def plan_memory(
-    shape: Shape, row_tokens: int, wish: Checkpointing, memory: int | None, *, shared: bool = False
+    shape: Shape,
+    row_tokens: int,
+    wish: Checkpointing,
+    memory: int | None,
+    *,
+    shared: bool = False,
+    strategies: Sequence[Strategy] = (Strategy.DDP,),
+    workers: int = 1,
 ) -> Estimate:
-    """Choose activation checkpointing, and refuse what cannot fit.
+    """Choose strategy and activation checkpointing, and refuse what cannot fit.
+
+    The first that fits is taken, of the strategies in order, each without checkpointing before it is tried with.
 
     Args:
         shape: the model.
@@ -142,21 +181,35 @@ def plan_memory(
         wish: what the run asks for.
         memory: bytes that a worker has; None where nobody knows, and nothing is refused.
         shared: whether the process itself lies there too, as on a CPU.
+        strategies: `ddp` and `fsdp` in order of preference; see `strategies_for`.
+        workers: how many share the weights out where they are.
 
     Raises:
         WorkerError: `OutOfMemory`, with the sums and what to change.
     """
     usable = None if memory is None else int((memory - PROCESS_BYTES * shared) * (1 - SET_ASIDE))
-    found = estimate(shape, row_tokens, checkpointing=wish is Checkpointing.ON)
-    if usable is None or found.total <= usable:
-        return found
-    if wish is Checkpointing.AUTO:
-        found = estimate(shape, row_tokens, checkpointing=True)
-        if found.total <= usable:
+    again = {Checkpointing.ON: (True,), Checkpointing.OFF: (False,), Checkpointing.AUTO: (False, True)}[wish]
+    for strategy, checkpointing in itertools.product(strategies, again):
+        shards = workers if strategy is Strategy.FSDP else 1
+        found = estimate(shape, row_tokens, checkpointing=checkpointing, shards=shards)
+        if usable is None or found.total <= usable:
             return found
     remedy = "" if found.checkpointing else "set sequence.activationCheckpointing to auto or on, "
+    if not found.sharded and shape.in_layers:
+        remedy += "share the weights out over several workers (strategy fsdp, workers), "
     message = (
         f"the run needs about {found}, a worker of the profile has {max(usable, 0) / GIB:.2f} GiB to use: {remedy}"
         f"lower sequence.maxLength (a row has {row_tokens} tokens) or lora.rank, or choose a profile with more memory"
     )
     raise WorkerError(FailureClass.OUT_OF_MEMORY, message)
+
+
+def strategies_for(wish: Strategy, *, workers: int, probing: bool) -> tuple[Strategy, ...]:
+    """What a run may use, in order of preference.
+
+    One worker has nobody to share with; and a probe is answered by the first worker alone, which then needs all
+    weights.
+    """
+    if wish is Strategy.AUTO:
+        return (Strategy.DDP, Strategy.FSDP) if workers > 1 and not probing else (Strategy.DDP,)
+    return (wish if workers > 1 else Strategy.DDP,)

@@ -178,9 +178,10 @@ def _trainer(job: TrainJob, cache: Path, storage: str, prober: "Prober | None") 
     """A Ray trainer for the job; a single worker needs no process group, and so no torch in the driver."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    scaling = ScalingConfig(
-        num_workers=job.workers, use_gpu=job.use_gpu, resources_per_worker={"CPU": _cpus_per_worker(job)}
-    )
+    # With two numbers Ray Train starts as many workers as there is room for, and looks for more every minute: those
+    # that join make the group start again, from the newest checkpoint.
+    count = job.workers if job.min_workers in (None, job.workers) else (job.min_workers, job.workers)
+    scaling = ScalingConfig(num_workers=count, use_gpu=job.use_gpu, resources_per_worker={"CPU": _cpus_per_worker(job)})
     run_config = RunConfig(
         name=f"{job.run.uid}-{job.attempt}", storage_path=storage, failure_config=FailureConfig(max_failures=0)
     )
@@ -211,6 +212,7 @@ def train_worker(config: dict[str, Any]) -> str | None:
     import torch
 
     from sluice_trainer.group import Alone, ProcessGroup
+    from sluice_trainer.hardware import worker_device
     from sluice_trainer.loop import StepRecord
     from sluice_trainer.session import run_session
     from sluice_trainer.surroundings import NoProgress, Surroundings
@@ -226,7 +228,7 @@ def train_worker(config: dict[str, Any]) -> str | None:
 
     around = Surroundings(
         group=Alone() if context.get_world_size() == 1 else ProcessGroup(),
-        device=torch.device("cuda", torch.cuda.current_device()) if job.use_gpu else torch.device("cpu"),
+        device=worker_device(job),
         progress=reporter or NoProgress(),
         stop_requested=_StopPoll(job) if first else lambda: False,
         checkpoint_taken=checkpoint_taken,

@@ -66,6 +66,7 @@ def check_job(job: TrainJob) -> Settings:
         phases = tuple(_phase(phase) for phase in job.phases)
         check_phases(phases)
         _check(job)
+        _check_workers(job)
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, str(error)) from error
     return Settings(job=job, plan=plan, phases=phases)
@@ -123,5 +124,14 @@ def _check(job: TrainJob) -> None:
         raise ValueError(f"checkpoint_every is {job.checkpoint_every}: it must be at least 1")
     if job.checkpoint_keep < 1:
         raise ValueError(f"checkpoint_keep is {job.checkpoint_keep}: it must be at least 1")
+
+
+def _check_workers(job: TrainJob) -> None:
     if job.workers < 1:
         raise ValueError(f"workers is {job.workers}: it must be at least 1")
+    if job.min_workers is not None and not 1 <= job.min_workers <= job.workers:
+        raise ValueError(f"min_workers is {job.min_workers}: it must lie between 1 and workers ({job.workers})")
+    if job.strategy == "fsdp" and job.workers < 2:
+        raise ValueError(f"strategy fsdp shares the base out over workers, there is {job.workers}: set workers or ddp")
+    if job.strategy == "fsdp" and job.probes is not None:
+        raise ValueError("strategy fsdp cannot have probes: one worker answers them, which needs all weights; set ddp")

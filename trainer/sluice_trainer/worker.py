@@ -66,9 +66,8 @@ def run_bare(job: TrainJob, reporter: Reporter, prober: "Prober | None" = None) 
     Raises:
         WorkerError: with the failure's class and what to do about it.
     """
-    import torch
-
     from sluice_trainer.group import Alone
+    from sluice_trainer.hardware import worker_device
     from sluice_trainer.session import run_session
     from sluice_trainer.surroundings import Surroundings
 
@@ -78,7 +77,7 @@ def run_bare(job: TrainJob, reporter: Reporter, prober: "Prober | None" = None) 
     with reporter.cooperative_stop() as stop:
         around = Surroundings(
             group=Alone(),
-            device=torch.device("cuda" if job.use_gpu else "cpu"),
+            device=worker_device(job),
             progress=reporter,
             stop_requested=stop.is_set,
             checkpoint_taken=lambda step, record: None,
