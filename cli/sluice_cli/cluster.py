@@ -1,4 +1,4 @@
-"""`sluice cluster`: the development cluster, with Sluice in it unless `--bare` is given."""
+"""`sluice cluster`: the development cluster; without a node, with Sluice beside it unless `--bare` is given."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ def add_parser(subparsers: Any) -> None:
 
     actions = commands.add_parser(subparsers)
     actions["up"].add_argument(
-        "--bare", action="store_true", help="Kubernetes alone: no Ray, operator, example data or agent"
+        "--bare", action="store_true", help="Kubernetes alone: no Ray, operator, example data or agent (with a node it always is)"
     )
     for name, wrap in (("up", _up), ("down", _down)):
         actions[name].set_defaults(handler=wrap(actions[name].get_default("handler")))
@@ -26,17 +26,21 @@ def _up(cluster_up: Any) -> Any:
         code = int(cluster_up(arguments))
         if code or arguments.bare:
             return code
+        from sluice_devcluster.providers import ProviderName, make_provider, provider_of
+
+        chosen = provider_of(arguments.name) or ProviderName.EMBEDDED
+        if chosen in (ProviderName.NODE, ProviderName.KIND):
+            # Where pods run, Sluice is installed from its chart, as a cluster's user would.
+            return code
         from sluice_cli.local.example import ExampleError
         from sluice_cli.local.install import InstallError
         from sluice_cli.local.layout import CheckoutNotFound, Layout
         from sluice_cli.local.stack import FIRST_RUNS, Stack, StackError
         from sluice_devcluster.errors import DevClusterError
-        from sluice_devcluster.providers import ProviderName, make_provider, provider_of
         from sluice_devcluster.reporting import default_reporter
 
         reporter = default_reporter()
         try:
-            chosen = provider_of(arguments.name) or ProviderName.EMBEDDED
             provider = make_provider(chosen, kubeconfig=arguments.kubeconfig, reporter=reporter)
             layout = Layout.by_name(arguments.name)
             stack = Stack(cluster=provider.up(arguments.name), layout=layout, reporter=reporter)
