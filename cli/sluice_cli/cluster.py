@@ -13,7 +13,9 @@ def add_parser(subparsers: Any) -> None:
 
     actions = commands.add_parser(subparsers)
     actions["up"].add_argument(
-        "--bare", action="store_true", help="Kubernetes alone: no Ray, operator, example data or agent (with a node it always is)"
+        "--bare",
+        action="store_true",
+        help="Kubernetes alone: no Ray, operator, example data or agent (with a node it always is)",
     )
     for name, wrap in (("up", _up), ("down", _down)):
         actions[name].set_defaults(handler=wrap(actions[name].get_default("handler")))
