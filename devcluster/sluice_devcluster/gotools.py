@@ -212,6 +212,11 @@ def kuberay_crds(reporter: Reporter | None = None) -> list[Path]:
     return _manifests(versions.KUBERAY, "config/crd/bases", "ray.io_*.yaml", reporter)
 
 
+def kuberay_role(reporter: Reporter | None = None) -> Path:
+    """The manifest of the ClusterRole ``kuberay-operator``."""
+    return _manifests(versions.KUBERAY, "config/rbac", "role.yaml", reporter)[0]
+
+
 def gateway_api_crds(reporter: Reporter | None = None) -> list[Path]:
     """The manifests of the Gateway API's standard channel; apply them server-side."""
     return _manifests(versions.GATEWAY_API, "config/crd/standard", "gateway.networking.k8s.io_*.yaml", reporter)

@@ -24,7 +24,7 @@ class Addon:
     manifests: Callable[[Node, Reporter], Sequence[str]] = field(default=lambda _node, _reporter: ())
     """Objects, as YAML documents, applied in this order before its services start."""
     services: tuple[Service, ...] = ()
-    prepare: Callable[[Node, Sandbox], None] = field(default=lambda _node, _sandbox: None)
+    prepare: Callable[[Node, Sandbox, Reporter], None] = field(default=lambda _node, _sandbox, _reporter: None)
     """What must be there before its objects are applied."""
     after: Callable[[Node, Sandbox], None] = field(default=lambda _node, _sandbox: None)
     """Done when its services are well."""
@@ -32,7 +32,12 @@ class Addon:
 
 def known_addons() -> dict[str, Addon]:
     """Every add-on, in the order in which they start."""
-    return {}
+    # Imported late: each is a part of this registry.
+    from sluice_devcluster.node.gateway import TRAEFIK_GATEWAY
+    from sluice_devcluster.node.kuberay import KUBERAY
+    from sluice_devcluster.node.s3store import S3
+
+    return {addon.name: addon for addon in (KUBERAY, TRAEFIK_GATEWAY, S3)}
 
 
 def choose_addons(names: Sequence[str]) -> list[Addon]:

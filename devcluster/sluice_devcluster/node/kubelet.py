@@ -35,7 +35,7 @@ def kubelet_configuration(node: Node) -> dict[str, Any]:
         "tlsPrivateKeyFile": str(pki.key("kubelet")),
         "clusterDNS": [DNS_IP],
         "clusterDomain": CLUSTER_DOMAIN,
-        "resolvConf": str(node.configuration / "resolv.conf"),
+        "resolvConf": str(node.resolv_conf),
         "podLogsDir": str(node.state / "pod-logs"),
         "volumePluginDir": str(node.state / "volume-plugins"),
         # A developer's disk and memory are rarely as empty as a server's.
@@ -68,8 +68,6 @@ KUBELET = Service(
     ],
     files=lambda node: {
         node.configuration / "kubelet.yaml": yaml.safe_dump(kubelet_configuration(node), sort_keys=False),
-        # Names outside the cluster are nobody's: the node has no way out.
-        node.configuration / "resolv.conf": f"nameserver {node.network.address}\n",
     },
     health=http_health(PORTS["kubelet"], "/healthz"),
     port=PORTS["kubelet"],

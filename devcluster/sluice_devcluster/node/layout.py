@@ -46,6 +46,8 @@ class Node:
     """Folder of the built Kubernetes programs."""
     tools: Mapping[str, Path] = field(default_factory=dict)
     """Other built programs, by name."""
+    resolves_names: bool = True
+    """Whether the node's programs, and not only its pods, ask the cluster's DNS."""
 
     @property
     def control(self) -> Layout:
@@ -91,8 +93,17 @@ class Node:
         """By which a component of the node reaches the API server as itself."""
         return self.configuration / f"{identity}.kubeconfig"
 
-    def mount_commands(self) -> list[Command]:
-        """Run by the node's first process: its own ``/proc`` and ``/run``, and its folders over the fixed paths."""
+    @property
+    def resolv_conf(self) -> Path:
+        """The cluster's DNS as the only name server."""
+        return self.configuration / "resolv.conf"
+
+    def mount_commands(self, resolv_conf: Path) -> list[Command]:
+        """Run by the node's first process: its own ``/proc`` and ``/run``, and its folders over the fixed paths.
+
+        Args:
+            resolv_conf: where ``/etc/resolv.conf`` really is; the node's own lies over it.
+        """
         commands: list[Command] = [
             # Pods may ask for mounts that travel to or from the node; none of them leaves the node's own namespace.
             ("mount", "--make-rshared", "/"),
@@ -102,6 +113,10 @@ class Node:
         ]
         for target in MOUNT_POINTS:
             commands.append(("mount", "--bind", str(self.over(target)), target))
+        if resolv_conf.is_relative_to("/run"):
+            # The node's /run is empty, and what a link leads to must be there to be laid over.
+            commands += [("mkdir", "-p", str(resolv_conf.parent)), ("touch", str(resolv_conf))]
+        commands.append(("mount", "--bind", str(self.resolv_conf), str(resolv_conf)))
         commands.append(("hostname", NODE_NAME))
         return commands
 

@@ -1,7 +1,10 @@
 """Kubernetes objects that stand for programs of the node: who they are and where pods find them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from sluice_devcluster.kubectl import run_kubectl
 from sluice_devcluster.node.layout import Node
@@ -9,6 +12,8 @@ from sluice_devcluster.node.layout import Node
 USER_PREFIX = "sluice-node:"
 """Put before the names of the node's own programs, where Kubernetes prescribes none."""
 FIELD_MANAGER = "sluice-devcluster"
+NAMESPACE = "sluice-node"
+"""Of the Services by which pods reach the node's programs."""
 
 
 def client_role(identity: str, rules: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -74,6 +79,25 @@ def node_service(
             "ports": list(ports),
         },
     ]
+
+
+def apply_definitions(node: Node, paths: Sequence[Path], *, timeout_s: float = 60.0) -> None:
+    """Apply custom resource definitions and wait until the API server serves them all.
+
+    Raises:
+        ProviderError: one is refused, or not served within ``timeout_s``.
+    """
+    apply(node, "\n---\n".join(path.read_text() for path in paths))
+    names = [f"crd/{yaml.safe_load(path.read_text())['metadata']['name']}" for path in paths]
+    run_kubectl(
+        node.control.kubeconfig,
+        "wait",
+        "--for=condition=Established",
+        f"--timeout={timeout_s:.0f}s",
+        *names,
+        timeout_s=timeout_s + 30,
+        kubectl=node.binaries / "kubectl",
+    )
 
 
 def apply(node: Node, manifests: str, *, timeout_s: float = 120.0) -> None:

@@ -1,5 +1,6 @@
 """The node provider: a control plane and one node, on which pods run."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from sluice_devcluster.node.kubeproxy import KUBE_PROXY
 from sluice_devcluster.node.layout import Node
 from sluice_devcluster.node.machine import SharedMachine
 from sluice_devcluster.node.network import NodeNetwork
-from sluice_devcluster.node.objects import apply
+from sluice_devcluster.node.objects import NAMESPACE, apply
 from sluice_devcluster.node.packages import PACKAGES, require_packages
 from sluice_devcluster.node.runner import NodeRunner, node_health
 from sluice_devcluster.node.sandbox import Sandbox
@@ -175,7 +176,7 @@ class NodeProvider:
 
     def _provide(self, addons: Sequence[Addon]) -> dict[str, Path]:
         """Everything that is built or installed; minutes the first time."""
-        packages = dict(PACKAGES)
+        packages: dict[str, Sequence[str]] = dict(PACKAGES)
         for addon in addons:
             packages.update(addon.packages)
         require_packages(self._reporter, install=self._install, packages=packages)
@@ -255,7 +256,10 @@ class NodeProvider:
             return
         try:
             with self._reporter.stage(f"apply {addon.name}"):
-                addon.prepare(runner.node, runner.sandbox())
+                apply(
+                    runner.node, json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+                )
+                addon.prepare(runner.node, runner.sandbox(), self._reporter)
                 for manifest in addon.manifests(runner.node, self._reporter):
                     apply(runner.node, manifest)
             runner.start(addon.services)

@@ -59,9 +59,11 @@ class NodeRunner:
             folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         node.control.logs.mkdir(mode=0o700, exist_ok=True)
         create_tree(node.cgroup, read_hierarchies())
+        # Names outside the cluster are nobody's: the node has no way out. Never replaced, because it is mounted.
+        node.resolv_conf.write_text(f"nameserver {node.network.address}\n")
         with self._reporter.stage("make the node's namespaces and network"):
             sandbox = create_sandbox(
-                node.mount_commands(),
+                node.mount_commands(Path("/etc/resolv.conf").resolve()),
                 folder=node.state,
                 log=node.log("init"),
                 owner=str(node.folder),

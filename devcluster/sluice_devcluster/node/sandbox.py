@@ -157,8 +157,20 @@ def only_child(parent: ProcessId, log: Path, *, patience_s: float = 10.0) -> Pro
     raise ComponentError(f"a program of the node ended at once; the end of {log}:\n{tail(log)}")
 
 
-def run_command(argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 60.0) -> str:
+def run_command(
+    argv: Sequence[str],
+    *,
+    stdin: bytes | None = None,
+    timeout_s: float = 60.0,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Run a command to its end and return what it printed.
+
+    Args:
+        argv: the program and its arguments.
+        stdin: its input, by default empty.
+        timeout_s: how long it may take.
+        environment: variables beside this process's own.
 
     Raises:
         ComponentError: it failed, with its words, or took longer than ``timeout_s``.
@@ -171,6 +183,7 @@ def run_command(argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: f
             capture_output=True,
             check=False,
             timeout=timeout_s,
+            env={**os.environ, **(environment or {})},
         )
     except subprocess.TimeoutExpired as error:
         raise ComponentError(f"{' '.join(argv)} took longer than {timeout_s:.0f} s") from error
