@@ -48,7 +48,6 @@ def test_a_row_without_metadata_is_refused(tmp_path: Path) -> None:
             "train.jsonl:2: conversations.0.from",
             id="unknown role",
         ),
-        pytest.param(json.dumps(sft_row(1, image="a.png")), "train.jsonl:2: image: ", id="screenshot"),
         pytest.param(
             json.dumps({**sft_row(1), "conversations": sft_row(1)["conversations"][:2]}),
             "train.jsonl:2: conversations: the last turn",

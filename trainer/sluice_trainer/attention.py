@@ -90,6 +90,7 @@ def document_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document; the signature is transformers'.
@@ -106,6 +107,7 @@ def document_attention(
         sliding_window: a token sees itself and the `sliding_window - 1` tokens before it; None means all before it.
         softcap: refused where a model asks for it.
         s_aux: refused where a model asks for it.
+        is_causal: False where every token sees every other, as in a vision tower; there are no documents then.
 
     Returns:
         The output, shape `[1, tokens, heads, size]`, and None for the weights.
@@ -118,6 +120,12 @@ def document_attention(
             "the base model's attention caps its scores or has sinks, which this trainer cannot do: use another base"
         )
         raise WorkerError(FailureClass.USER_ERROR, message)
+    if is_causal is False:
+        # A vision tower's layer: what it is given sees all of itself.
+        found = scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        return found.transpose(1, 2).contiguous(), None
     layout = row_layout or RowLayout.of_lengths([query.shape[2]])
     groups = query.shape[1] // key.shape[1]
     if groups > 1:

@@ -69,15 +69,20 @@ def sft_objection(row: SftRow) -> str:
             f"metadata.label is {label!r}, supervised training accepts only {POSITIVE!r}: "
             "keep only positive rows, or use preference pairs with method dpo"
         )
-    if row.image is not None:
-        return (
-            "image: the row carries a screenshot, and this recipe trains text models: "
-            "convert with requireScreenshot: false and no screenshots"
-        )
     if not row.conversations or row.conversations[-1].role != "gpt":
         return "conversations: the last turn must be the assistant's (`gpt`)"
     if not any(turn.role == "gpt" and turn.value.strip() for turn in row.conversations):
         return "conversations: no assistant turn says anything"
+    return ""
+
+
+def text_only_objection(row: SftRow | PreferenceRow) -> str:
+    """Why a base model that reads text only cannot learn a row; empty when it can."""
+    if row.image is not None:
+        return (
+            "image: the row carries a screenshot, and the base model reads text only: use a vision-language base, or "
+            "convert with requireScreenshot: false and no screenshots"
+        )
     return ""
 
 

@@ -13,6 +13,7 @@ are computed once, before the first step.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ from torch.nn.functional import logsigmoid
 from sluice_api.contracts.dataset import PreferenceRow, Turn
 from sluice_trainer.attention import RowLayout
 from sluice_trainer.flops import Load
-from sluice_trainer.group import Group
+from sluice_trainer.group import Group, shares
 from sluice_trainer.head import scored_losses
 from sluice_trainer.plan import DocumentSize
 from sluice_trainer.recipes import row_inputs
-from sluice_trainer.tokenise import document_of, render_segments, stop_tokens
+from sluice_trainer.tokenise import Picture, document_of, render_segments, stop_tokens
+from sluice_trainer.vision import Eyes, SeeingTokeniser, Sight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class Pair:
     prompt: NDArray[np.int64]
     chosen: NDArray[np.int64]
     rejected: NDArray[np.int64]
+    pictures: tuple[Picture, ...] = ()
+    """What the prompt's image tokens stand for."""
 
     @property
     def lengths(self) -> tuple[int, int, int]:
@@ -47,40 +51,47 @@ class Pair:
         return self.prompt.size, self.chosen.size, self.rejected.size
 
     def fingerprint(self) -> bytes:
-        """SHA-256 over the three parts: what the pair is to the plan's digest."""
-        return hashlib.sha256(
-            self.prompt.tobytes() + b"|" + self.chosen.tobytes() + b"|" + self.rejected.tobytes()
-        ).digest()
+        """SHA-256 over the three parts and the pictures: what the pair is to the plan's digest."""
+        seen = repr(self.pictures).encode() if self.pictures else b""
+        parts = (self.prompt.tobytes(), self.chosen.tobytes(), self.rejected.tobytes() + seen)
+        return hashlib.sha256(b"|".join(parts)).digest()
 
 
-def tokenize_pairs(rows: Sequence[PreferenceRow], tokenizer: Any) -> list[Pair]:
+def tokenize_pairs(rows: Sequence[PreferenceRow], tokenizer: Any, eyes: Eyes | None = None) -> list[Pair]:
     """Pairs of preference rows, in the rows' order.
 
     Args:
         rows: rows that `preference_objection` has nothing against.
         tokenizer: a transformers tokenizer with a chat template.
+        eyes: the base model's, which has nothing against the rows either; None where it reads text only.
 
     Raises:
         WorkerError: `UserError` when the tokenizer has no chat template or the template rewrites earlier turns.
     """
     stops = stop_tokens(tokenizer)
+    seeing = SeeingTokeniser(tokenizer, eyes) if eyes is not None else None
 
-    def answer(row: PreferenceRow, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def answer(row: PreferenceRow, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[Picture, ...]]:
         turns = [*row.prompt, Turn.model_validate({"from": "gpt", "value": text})]
+        pictures: tuple[Picture, ...] = ()
+        if seeing is not None:
+            segments, pictures = seeing.segments(turns, row.image)
+        else:
+            segments = render_segments(turns, tokenizer)
         pieces = [
             (tokenizer(piece, add_special_tokens=False)["input_ids"], scored)
-            for piece, scored in _last_answer(render_segments(turns, tokenizer))
+            for piece, scored in _last_answer(segments)
         ]
         document = document_of(pieces, stops)
         first = len(pieces[0][0])
         last = int(np.flatnonzero(document.scored)[-1]) + 1
-        return document.ids[:first], document.ids[first:last]
+        return document.ids[:first], document.ids[first:last], pictures
 
     pairs = []
     for row in rows:
-        prompt, chosen = answer(row, row.chosen)
-        _, rejected = answer(row, row.rejected)
-        pairs.append(Pair(prompt=prompt, chosen=chosen, rejected=rejected))
+        prompt, chosen, pictures = answer(row, row.chosen)
+        _, rejected, _ = answer(row, row.rejected)
+        pairs.append(Pair(prompt=prompt, chosen=chosen, rejected=rejected, pictures=pictures))
     return pairs
 
 
@@ -95,9 +106,11 @@ def pair_sizes(pairs: Sequence[Pair]) -> list[DocumentSize]:
     return [DocumentSize(length=sum(pair.lengths), scored=1, fingerprint=pair.fingerprint()) for pair in pairs]
 
 
-def answer_log_probabilities(model: Any, pairs: Sequence[Pair], device: torch.device) -> torch.Tensor:
+def answer_log_probabilities(
+    model: Any, pairs: Sequence[Pair], device: torch.device, sight: Sight | None = None
+) -> torch.Tensor:
     """Log-probabilities of chosen and rejected answers of pairs packed into one row, in nats, shape `[pairs, 2]`."""
-    return _answered(model, *pack_pairs(pairs, device))
+    return _answered(model, *pack_pairs(pairs, device, sight))
 
 
 def _answered(
@@ -110,7 +123,7 @@ def _answered(
 
 
 def pack_pairs(
-    pairs: Sequence[Pair], device: torch.device
+    pairs: Sequence[Pair], device: torch.device, sight: Sight | None = None
 ) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pairs as one row: what `forward` takes, the places that predict answers' tokens, those tokens, whose they are."""
     ids = torch.from_numpy(
@@ -118,7 +131,19 @@ def pack_pairs(
     )
     predictors, targets, owners = _scored_places(pairs)
     inputs = row_inputs(ids.to(device), RowLayout.of_pairs([pair.lengths for pair in pairs]))
+    if sight is not None:
+        pictures = [picture for pair in pairs for picture in pair.pictures]
+        inputs = sight.added(inputs, (_positions(pair, sight) for pair in pairs), pictures, device)
     return inputs, predictors.to(device), ids[targets].to(device), owners.to(device)
+
+
+def _positions(pair: Pair, sight: Sight) -> torch.Tensor:
+    """Positions of a pair in time, height and width, `[3, tokens]`: both answers go on where the prompt ends."""
+    prompt = sight.positions(pair.prompt, pair.pictures)
+    after = int(prompt.max()) + 1
+    _, chosen, rejected = pair.lengths
+    answers = [torch.arange(after, after + length).expand(3, -1) for length in (chosen, rejected)]
+    return torch.cat([prompt, *answers], dim=1)
 
 
 def _scored_places(pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -141,7 +166,13 @@ def _scored_places(pairs: Sequence[Pair]) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def reference_log_probabilities(
-    model: Any, pairs: Sequence[Pair], *, row_tokens: int, device: torch.device, group: Group
+    model: Any,
+    pairs: Sequence[Pair],
+    *,
+    row_tokens: int,
+    device: torch.device,
+    group: Group,
+    sight: Sight | None = None,
 ) -> torch.Tensor:
     """Log-probabilities of all pairs under the model as it is, fp32, on the CPU, shape `[pairs, 2]`.
 
@@ -152,9 +183,11 @@ def reference_log_probabilities(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for number, row in enumerate(_rows(pairs, row_tokens)):
-            if number % group.size == group.rank:
-                result[row] = answer_log_probabilities(model, [pairs[index] for index in row], device).float()
+        rows = list(_rows(pairs, row_tokens))
+        for number, counts in shares(len(rows), group):
+            found = answer_log_probabilities(model, [pairs[index] for index in rows[number]], device, sight)
+            if counts:
+                result[rows[number]] = found.float()
     model.train(was_training)
     group.sum(result)
     return result.cpu()
@@ -204,8 +237,10 @@ class DpoRecipe:
         reference: torch.Tensor,
         beta: float,
         device: torch.device,
+        sight: Sight | None = None,
     ) -> None:
         """Keep the model, the pairs that rows refer to, and `reference`, of shape `[pairs, 2]`."""
+        self._sight = sight
         self.parameters = parameters
         self.data_seconds = 0.0
         self._model = model
@@ -214,11 +249,11 @@ class DpoRecipe:
         self._beta = beta
         self._device = device
 
-    def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
+    def backward(self, row: Sequence[int], scored: float) -> torch.Tensor:
         """Gradients of the row's share of the mean loss per pair; the row's sums."""
         pairs = [self._pairs[number] for number in row]
         started = time.perf_counter()
-        packed = pack_pairs(pairs, self._device)
+        packed = pack_pairs(pairs, self._device, self._sight)
         self.data_seconds += time.perf_counter() - started
         policy = _answered(self._model, *packed)
         rewards = self._beta * (policy - self._reference[list(row)].to(self._device))
@@ -245,4 +280,5 @@ class DpoRecipe:
             tokens=sum(sum(each) for each in lengths),
             scored=sum(chosen + rejected for _, chosen, rejected in lengths),
             squares=sum((p + c) ** 2 + (p + r) ** 2 - p**2 for p, c, r in lengths),
+            patches=sum(math.prod(picture.grid) for number in row for picture in self._pairs[number].pictures),
         )

@@ -35,6 +35,8 @@ class Load:
     """Tokens that the head is computed for."""
     squares: int
     """Sum of the squared lengths of what attends to itself causally."""
+    patches: int = 0
+    """Patches of pictures that the vision tower is computed for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class Work:
     """Layers."""
     attention: int
     """Query heads × their size."""
+    vision: float = 0.0
+    """Weights of the vision tower, which is frozen and has no backward pass: two operations a patch."""
 
     @classmethod
     def of(cls, model: Any) -> "Work":
@@ -62,8 +66,12 @@ class Work:
         experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
         share = config.num_experts_per_tok / experts if experts else 1.0
         totals = {False: 0.0, True: 0.0}
+        vision = 0.0
         for name, parameter in model.named_parameters():
             if parameter is embedding or parameter is head:
+                continue
+            if ".visual." in name:
+                vision += parameter.numel()
                 continue
             totals[parameter.requires_grad] += parameter.numel() * (share if role_of(name) == EXPERTS else 1.0)
         return cls(
@@ -72,9 +80,11 @@ class Work:
             head=head.numel(),
             layers=config.num_hidden_layers,
             attention=config.num_attention_heads * size,
+            vision=vision,
         )
 
     def flops(self, load: Load) -> float:
         """FLOPs of a forward and a backward pass over a row."""
         weights = load.tokens * (4 * self.frozen + 6 * self.trained)
-        return weights + 4.0 * self.head * load.scored + 6.0 * self.layers * self.attention * load.squares
+        seen = 2.0 * self.vision * load.patches
+        return seen + weights + 4.0 * self.head * load.scored + 6.0 * self.layers * self.attention * load.squares

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from sluice_trainer.vision import see
+
 CHUNK_LOGITS = 2**25
 """Logits in memory at a time: 128 MiB in fp32."""
 
@@ -67,8 +69,13 @@ def scored_losses(model: Any, inputs: dict[str, Any], predictors: torch.Tensor, 
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = causal.get_output_embeddings()
+    seen = "pixel_values" in inputs
+    if seen:
+        inputs = see(causal, inputs)
     if is_plain_head(causal, head):
-        hidden = causal.get_decoder()(**inputs).last_hidden_state[0].index_select(0, predictors)
+        # The base model of one that sees places the pictures; its decoder alone knows of none.
+        body = causal.base_model if seen else causal.get_decoder()
+        hidden = body(**inputs).last_hidden_state[0].index_select(0, predictors)
         return frozen_head_losses(hidden, head, targets)
     logits = model(**inputs, logits_to_keep=predictors).logits[0]
     return cross_entropy(logits.float(), targets, reduction="none")

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from sluice_api.contracts.base import ModelRef
@@ -20,6 +20,7 @@ from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import attention
 from sluice_trainer.parameter_groups import EXPERTS, NORM, ROUTER, role_of
+from sluice_trainer.vision import language_targets
 
 ALL_LINEAR = "all-linear"
 """peft's word for every linear layer but the output head."""
@@ -64,8 +65,10 @@ def load_tokenizer(folder: Path, uri: str) -> Any:
         raise WorkerError(FailureClass.USER_ERROR, message) from error
 
 
-def load_base(folder: Path, uri: str, device: torch.device) -> Any:
+def load_base(folder: Path, uri: str, device: torch.device, *, hold: bool = False) -> Any:
     """The base model, frozen, with per-document attention; fp32 on a CPU, bf16 on an accelerator.
+
+    With `hold` it stays on the CPU, to be moved to the device later.
 
     Raises:
         WorkerError: `UserError`, naming `uri`, when transformers cannot load a causal language model from the folder.
@@ -73,7 +76,9 @@ def load_base(folder: Path, uri: str, device: torch.device) -> Any:
     disable_progress_bar()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        seeing = getattr(config, "vision_config", None) is not None
+        model = (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=attention.IMPLEMENTATION,
@@ -85,7 +90,8 @@ def load_base(folder: Path, uri: str, device: torch.device) -> Any:
         message = f"{uri}: transformers cannot load it as a causal language model ({type(error).__name__}): {error}"
         raise WorkerError(FailureClass.USER_ERROR, message[:1000]) from error
     model.config.use_cache = False
-    return model.requires_grad_(False).to(device)
+    model.requires_grad_(False)
+    return model if hold else model.to(device)
 
 
 @contextmanager
@@ -103,7 +109,9 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
         WorkerError: `UserError` when no module has the names asked for.
     """
     targets = settings.target_modules
-    if targets == ALL_LINEAR and any(role_of(name) == EXPERTS and p.ndim > 2 for name, p in base.named_parameters()):
+    if getattr(base.config, "vision_config", None) is not None:
+        targets = tuple(language_targets(base, targets, ALL_LINEAR)) or targets
+    elif targets == ALL_LINEAR and any(role_of(name) == EXPERTS and p.ndim > 2 for name, p in base.named_parameters()):
         targets = _linear_names(base)
     whole, fused = extra_targets(base, settings.roles)
     config = LoraConfig(

@@ -1,5 +1,6 @@
 """What a training method does with one packed row: its loss and gradients. The loop knows nothing else of it."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from sluice_trainer.flops import Load
 from sluice_trainer.head import scored_losses
 from sluice_trainer.plan import DocumentSize
 from sluice_trainer.tokenise import Document
+from sluice_trainer.vision import Sight
 
 
 class Recipe(Protocol):
@@ -24,12 +26,13 @@ class Recipe(Protocol):
     data_seconds: float
     """Seconds for which training has waited for rows to be put together and moved to the device."""
 
-    def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
+    def backward(self, row: Sequence[int], scored: float) -> torch.Tensor:
         """Add a row's gradients.
 
         Args:
             row: document numbers.
-            scored: units of the whole optimizer step: the row's loss is its sum divided by this.
+            scored: units of the whole optimizer step: the row's loss is its sum divided by this. Infinity makes a pass
+                that changes nothing.
 
         Returns:
             The row's sums, float64 on the CPU, one a metric, not divided.
@@ -52,18 +55,21 @@ class SftRecipe:
         documents: Sequence[Document],
         parameters: Mapping[str, torch.nn.Parameter],
         device: torch.device,
+        *,
+        sight: Sight | None = None,
     ) -> None:
-        """Keep the model and the documents that rows refer to."""
+        """Keep the model and the documents that rows refer to; `sight` where some of them show pictures."""
+        self._sight = sight
         self.parameters = parameters
         self._model = model
         self.data_seconds = 0.0
         self._documents = documents
         self._device = device
 
-    def backward(self, row: Sequence[int], scored: int) -> torch.Tensor:
+    def backward(self, row: Sequence[int], scored: float) -> torch.Tensor:
         """Gradients of the row's share of the mean loss per scored token; the sum of its losses in nats."""
         started = time.perf_counter()
-        packed = pack_row([self._documents[number] for number in row], self._device)
+        packed = pack_row([self._documents[number] for number in row], self._device, self._sight)
         self.data_seconds += time.perf_counter() - started
         total = scored_losses(self._model, *packed).sum()
         torch.autograd.backward(total / scored)
@@ -76,20 +82,29 @@ class SftRecipe:
             tokens=sum(document.length for document in documents),
             scored=sum(document.scored_count for document in documents),
             squares=sum(document.length**2 for document in documents),
+            patches=sum(math.prod(picture.grid) for document in documents for picture in document.pictures),
         )
 
 
-def row_loss(model: Any, documents: Sequence[Document], device: torch.device) -> torch.Tensor:
+def row_loss(
+    model: Any, documents: Sequence[Document], device: torch.device, sight: Sight | None = None
+) -> torch.Tensor:
     """Sum of the cross-entropies of the scored tokens of documents packed into one row, in nats, a scalar."""
-    return scored_losses(model, *pack_row(documents, device)).sum()
+    return scored_losses(model, *pack_row(documents, device, sight)).sum()
 
 
-def pack_row(documents: Sequence[Document], device: torch.device) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+def pack_row(
+    documents: Sequence[Document], device: torch.device, sight: Sight | None = None
+) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
     """Documents as one row: what `forward` takes, the places that predict scored tokens, and those tokens."""
     ids = torch.from_numpy(np.concatenate([document.ids for document in documents])).to(device)
     scored = np.flatnonzero(np.concatenate([document.scored for document in documents]))
     layout = RowLayout.of_lengths([document.length for document in documents])
     inputs = row_inputs(ids, layout)
+    if sight is not None:
+        positions = (sight.positions(document.ids, document.pictures) for document in documents)
+        pictures = [picture for document in documents for picture in document.pictures]
+        inputs = sight.added(inputs, positions, pictures, device)
     predictors = torch.from_numpy(scored - 1).to(device)
     return inputs, predictors, ids[predictors + 1]
 

@@ -16,25 +16,28 @@ from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
-from sluice_trainer.data import ROWS, read_rows, stream_rows
-from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities, tokenize_pairs
+from sluice_trainer.documents import read_documents, read_pairs
+from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
+from sluice_trainer.hardware import TorchDevice, check_device
 from sluice_trainer.hooks import PROBING, SessionHooks
 from sluice_trainer.live import LiveModel
 from sluice_trainer.loop import LoopConfig, Trained, train
-from sluice_trainer.memory import Checkpointing, Shape, plan_memory
+from sluice_trainer.memory import Checkpointing, Shape, Strategy, plan_memory, strategies_for
 from sluice_trainer.phases import Phases, trained_roles
 from sluice_trainer.plan import Plan, build_plan
 from sluice_trainer.publish import Provenance, publish_adapter
 from sluice_trainer.recipes import Recipe, SftRecipe, sft_sizes
 from sluice_trainer.rows import fetch_rows, storage_failures
 from sluice_trainer.schedule import Schedule
-from sluice_trainer.settings import Settings, check_job
+from sluice_trainer.screens import Screens
+from sluice_trainer.settings import Settings, check_job, out_of_memory_advice
+from sluice_trainer.sharding import shard
 from sluice_trainer.snapshot import Snapshot
 from sluice_trainer.surroundings import Surroundings
-from sluice_trainer.token_cache import TokenCache
 from sluice_trainer.tokenise import Document
+from sluice_trainer.vision import Eyes, Sight
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class _Loaded:
     model: Any
     recipe: Recipe
     plan: Plan
+    strategy: Strategy
 
 
 def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
@@ -58,6 +62,7 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
         WorkerError: with the failure's class and what to do about it.
     """
     settings = check_job(job)
+    check_device(job, TorchDevice(around.device))
     around.progress.progress(stage="loading", inputs={"dataset": job.dataset.digest})
     with _out_of_memory(job):
         loaded = _load(settings, around)
@@ -77,7 +82,8 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
     if around.group.rank != 0:
         return None
     around.progress.progress(stage="publishing", step=trained.step, of=trained.step)
-    return _publish(settings, loaded, trained, checkpointer, resumed_from)
+    output = _publish(settings, loaded, trained, checkpointer, resumed_from)
+    return output.model_copy(update={"strategy": loaded.strategy.value, "workers": around.group.size})
 
 
 def _load(settings: Settings, around: Surroundings) -> _Loaded:
@@ -90,12 +96,12 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
     tokenizer = models.load_tokenizer(folder, base.uri)
     documents: Sequence[Document] = []
     pairs: Sequence[Pair] = []
-    if job.method == "sft":
-        documents = TokenCache(around.cache / "tokens").documents(
-            job.dataset.digest, tokenizer, lambda: (row.conversations for row in stream_rows(files, *ROWS["sft"]))
-        )
-    else:
-        pairs = tokenize_pairs(read_rows(files, *ROWS[job.method]), tokenizer)
+    with storage_failures("screenshots", FailureClass.DATA):
+        eyes = Eyes.of(folder, base.uri, tokenizer, Screens(job.dataset.uri, around.cache / "screens"))
+        if job.method == "sft":
+            documents = read_documents(files, tokenizer, eyes, dataset=job.dataset.digest, cache=around.cache)
+        else:
+            pairs = read_pairs(files, tokenizer, eyes)
     try:
         plan = build_plan(sft_sizes(documents) or pair_sizes(pairs), settings.plan)
     except ValueError as error:
@@ -103,18 +109,27 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
     if plan.left_out:
         _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(documents or pairs))
     model = _adapted(settings, base, folder, around)
-    _fit_memory(job, model, plan, around)
+    strategy = _fit_memory(job, model, plan, around)
     parameters = models.trained_parameters(model)
+    sight = Sight(causal=model.get_base_model(), eyes=eyes) if eyes is not None else None
     recipe: Recipe
     if job.method == "sft":
-        recipe = SftRecipe(model, documents, parameters, around.device)
+        recipe = SftRecipe(model, documents, parameters, around.device, sight=sight)
     else:
-        recipe = _dpo(settings, model, pairs, around)
-    return _Loaded(base=base, base_folder=folder, tokenizer=tokenizer, model=model, recipe=recipe, plan=plan)
+        recipe = _dpo(settings, model, pairs, around, sight)
+    return _Loaded(
+        base=base,
+        base_folder=folder,
+        tokenizer=tokenizer,
+        model=model,
+        recipe=recipe,
+        plan=plan,
+        strategy=strategy,
+    )
 
 
-def _fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> None:
-    """Refuse what cannot fit, and have activations computed again where they would not."""
+def _fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> Strategy:
+    """Refuse what cannot fit, have activations computed again where they would not, and put the model in its place."""
     sizes = plan.row_tokens
     width = next(model.get_base_model().parameters()).element_size()
     found = plan_memory(
@@ -123,18 +138,28 @@ def _fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> 
         Checkpointing(job.activation_checkpointing),
         job.memory_bytes,
         shared=around.device.type == "cpu",
+        strategies=strategies_for(Strategy(job.strategy), workers=around.group.size, probing=job.probes is not None),
+        workers=around.group.size,
     )
     if found.checkpointing:
         models.recompute_activations(model)
+    if found.sharded:
+        shard(model, around.device, around.group.size)
+        around.group.lockstep = True
+    model.to(around.device)
     again = ", activations computed again" if found.checkpointing else ""
-    _log.info("a row has up to %d tokens: the run needs about %s%s", sizes, found, again)
+    strategy = Strategy.FSDP if found.sharded else Strategy.DDP
+    _log.info("a row has up to %d tokens: a worker needs about %s%s, %s", sizes, found, again, strategy)
+    return strategy
 
 
-def _dpo(settings: Settings, model: Any, pairs: Sequence[Pair], around: Surroundings) -> DpoRecipe:
+def _dpo(settings: Settings, model: Any, pairs: Sequence[Pair], around: Surroundings, sight: Sight | None) -> DpoRecipe:
     """Preference training against the model as it is now: before a checkpoint is put back."""
     around.progress.progress(stage="reference")
     limit = min(settings.plan.max_length, settings.plan.tokens_per_step)
-    reference = reference_log_probabilities(model, pairs, row_tokens=limit, device=around.device, group=around.group)
+    reference = reference_log_probabilities(
+        model, pairs, row_tokens=limit, device=around.device, group=around.group, sight=sight
+    )
     return DpoRecipe(
         model,
         pairs,
@@ -142,6 +167,7 @@ def _dpo(settings: Settings, model: Any, pairs: Sequence[Pair], around: Surround
         reference=reference,
         beta=settings.job.dpo_beta,
         device=around.device,
+        sight=sight,
     )
 
 
@@ -156,7 +182,8 @@ def _adapted(settings: Settings, base: ModelRef, folder: Path, around: Surroundi
         target_modules=targets,
         roles=trained_roles(settings.phases),
     )
-    weights = models.load_base(folder, base.uri, around.device)
+    # A base that may have to be shared out must not need to fit on one worker's device first.
+    weights = models.load_base(folder, base.uri, around.device, hold=around.group.size > 1)
     if job.parent is None:
         return fuse(models.add_adapter(weights, lora, job.seed))
     place = around.cache / "adapters" / to_hex(job.parent.digest)
@@ -301,12 +328,7 @@ def _out_of_memory(job: TrainJob) -> Iterator[None]:
             and not _says_memory(error)
         ):
             raise
-        message = (
-            f"out of memory: lower sequence.maxLength (now {job.max_length}), which bounds a row, set "
-            f"sequence.activationCheckpointing to on (now {job.activation_checkpointing}), lower lora.rank (now "
-            f"{job.lora_rank}), or choose a profile with more memory; optimizer.tokensPerStep does not matter"
-        )
-        raise WorkerError(FailureClass.OUT_OF_MEMORY, message) from error
+        raise WorkerError(FailureClass.OUT_OF_MEMORY, out_of_memory_advice(job)) from error
 
 
 def _says_memory(error: RuntimeError) -> bool:

@@ -8,7 +8,7 @@ boundaries, in training as in serving.
 
 import hashlib
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, overload
@@ -24,16 +24,26 @@ from sluice_trainer.chat_plan import ChatPlan, fill
 from sluice_trainer.words import WordEncoder
 
 
+class Picture(NamedTuple):
+    """A screenshot that a document shows."""
+
+    name: str
+    """`<sha256>.png`."""
+    grid: tuple[int, int, int]
+    """Patches in time, height and width, before the vision tower merges them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """One tokenised conversation.
 
     `ids` holds the tokens (int64, shape `[n]`); `scored` says which of them the loss asks for (bool, shape `[n]`); the
-    first token is never scored, because nothing precedes it.
+    first token is never scored, because nothing precedes it. `pictures` are what its image tokens stand for, in order.
     """
 
     ids: NDArray[np.int64]
     scored: NDArray[np.bool_]
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def length(self) -> int:
@@ -46,8 +56,9 @@ class Document:
         return int(self.scored.sum())
 
     def fingerprint(self) -> bytes:
-        """SHA-256 over tokens and mask: what the document is to the plan's digest."""
-        return hashlib.sha256(self.ids.tobytes() + b"|" + self.scored.tobytes()).digest()
+        """SHA-256 over tokens, mask and pictures: what the document is to the plan's digest."""
+        seen = repr(self.pictures).encode() if self.pictures else b""
+        return hashlib.sha256(self.ids.tobytes() + b"|" + self.scored.tobytes() + seen).digest()
 
 
 BATCH_ROWS = 512
@@ -196,26 +207,30 @@ def render_segments(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[str, bo
     Raises:
         WorkerError: `UserError` when there is no chat template, or when the template does not extend its own output.
     """
-    messages = to_messages(turns)
+    return message_segments(to_messages(turns), tokenizer)
+
+
+def message_segments(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[tuple[str, bool]]:
+    """`render_segments` of chat messages, whose contents may be lists of parts."""
     pieces: list[tuple[str, bool]] = []
     done = ""
-    for index, turn in enumerate(turns):
-        if turn.role != "gpt":
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
             continue
         prompt = _render(tokenizer, messages[:index], generation=True)
         answered = _render(tokenizer, messages[: index + 1], generation=False)
         if not prompt.startswith(done) or not answered.startswith(prompt):
-            message = (
+            reason = (
                 "the base model's chat template rewrites earlier turns, so that prompt and answer cannot be told "
                 "apart: use a template whose output for more turns extends its output for fewer"
             )
-            raise WorkerError(FailureClass.USER_ERROR, message)
+            raise WorkerError(FailureClass.USER_ERROR, reason)
         pieces += [(prompt[len(done) :], False), (answered[len(prompt) :], True)]
         done = answered
     return [piece for piece in pieces if piece[0]]
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]], *, generation: bool) -> str:
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation: bool) -> str:
     """The conversation as text, by the tokenizer's own template."""
     if not getattr(tokenizer, "chat_template", None):
         message = (
@@ -223,7 +238,7 @@ def _render(tokenizer: Any, messages: list[dict[str, str]], *, generation: bool)
             "tokenizer_config.json), the one that serving uses"
         )
         raise WorkerError(FailureClass.USER_ERROR, message)
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
+    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation))
 
 
 def stop_tokens(tokenizer: Any) -> NDArray[np.int64]:

@@ -85,6 +85,8 @@ class PreferenceRow(Contract):
     """The preferred answer."""
     rejected: str
     """The answer it is preferred to."""
+    image: str | None = None
+    """Screenshot of the state, as in `SftRow`."""
     metadata: RowMetadata = Field(default_factory=RowMetadata)
     """Lineage of the pair."""
 

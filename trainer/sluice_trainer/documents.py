@@ -1,0 +1,67 @@
+"""The rows of a job as what is packed: documents, or preference pairs, with pictures where the base model sees."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sluice_api.contracts.dataset import PreferenceRow, SftRow
+from sluice_trainer.data import ROWS, Row, read_rows, stream_rows, text_only_objection
+from sluice_trainer.dpo import Pair, tokenize_pairs
+from sluice_trainer.token_cache import TokenCache
+from sluice_trainer.tokenise import Document
+from sluice_trainer.vision import Eyes, SeeingTokeniser
+
+
+def read_documents(
+    files: Sequence[Path], tokenizer: Any, eyes: Eyes | None, *, dataset: str, cache: Path
+) -> Sequence[Document]:
+    """Documents of supervised rows, in the rows' order.
+
+    Args:
+        files: the dataset's files.
+        tokenizer: a transformers tokenizer with a chat template.
+        eyes: the base model's; None where it reads text only, whose tokens are kept in the cache.
+        dataset: its digest.
+        cache: folder for what is kept between attempts.
+
+    Raises:
+        WorkerError: `Data`, naming file and row, for a row that must not be learnt or whose screenshot is missing,
+            damaged or undecodable; `UserError` for a tokenizer that cannot be used.
+        ArtifactError: the storage cannot be asked for screenshots.
+    """
+    model, check = ROWS["sft"]
+    if eyes is None:
+        plain = _with(check, text_only_objection)
+        return TokenCache(cache / "tokens").documents(
+            dataset, tokenizer, lambda: (row.conversations for row in stream_rows(files, model, plain))
+        )
+    seeing = SeeingTokeniser(tokenizer, eyes)
+    return [
+        seeing.document(row.conversations, row.image)
+        for row in _with_screens(files, model, _with(check, eyes.objection), eyes)
+    ]
+
+
+def read_pairs(files: Sequence[Path], tokenizer: Any, eyes: Eyes | None) -> list[Pair]:
+    """Preference pairs of rows, in the rows' order; arguments and errors as of `read_documents`."""
+    model, check = ROWS["dpo"]
+    if eyes is None:
+        return tokenize_pairs(read_rows(files, model, _with(check, text_only_objection)), tokenizer)
+    return tokenize_pairs(list(_with_screens(files, model, _with(check, eyes.objection), eyes)), tokenizer, eyes)
+
+
+def _with(first: Callable[[Any], str], second: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda row: first(row) or second(row)
+
+
+def _with_screens(files: Sequence[Path], model: type[Row], check: Callable[[Row], str], eyes: Eyes) -> Iterator[Row]:
+    """Rows once their screenshots are fetched, several at a time, rather than one after the other."""
+
+    def images() -> Iterator[str]:
+        for row in stream_rows(files, model, lambda row: ""):
+            assert isinstance(row, SftRow | PreferenceRow)
+            if row.image is not None:
+                yield row.image
+
+    eyes.screens.fetch(images())
+    yield from stream_rows(files, model, check)
