@@ -24,7 +24,13 @@ _NODE_LOST = {
     "WorkerCrashedError",
     "WorkerHealthCheckTimeoutError",
     "WorkerHealthCheckFailedError",
+    # A process group whose other members do not answer any more.
+    "DistBackendError",
+    "DistNetworkError",
+    "DistStoreError",
 }
+_PREEMPTED = {"PreemptionError"}
+_HANG = {"NCCLHangError"}
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
@@ -79,6 +85,10 @@ def _classify_one(error: BaseException) -> tuple[FailureClass, str] | None:
             FailureClass.OUT_OF_MEMORY,
             f"out of memory at {_place(error)}: ask for less at a time, or for a profile with more memory",
         )
+    if name in _PREEMPTED:
+        return FailureClass.PREEMPTED, f"{name}: the node is being taken away"
+    if name in _HANG:
+        return FailureClass.HANG, f"{name}: the workers wait for each other and none goes on"
     if name in _NODE_LOST:
         return FailureClass.NODE_LOST, f"{name}: a worker or its node went away"
     if isinstance(error, ConnectionError | TimeoutError):

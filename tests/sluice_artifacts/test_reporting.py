@@ -308,6 +308,10 @@ class ActorDiedError(Exception):
     """Named as the one of Ray."""
 
 
+class DistBackendError(RuntimeError):
+    """Named as the one of torch's process groups."""
+
+
 class RayTaskError(Exception):
     """Wraps as the one of Ray does."""
 
@@ -322,6 +326,14 @@ class WorkerGroupError(Exception):
     def __init__(self, worker_failures):
         super().__init__("text")
         self.worker_failures = worker_failures
+
+
+class PreemptionError(WorkerGroupError):
+    """Named as the one of Ray Train."""
+
+
+class NCCLHangError(WorkerGroupError):
+    """Named as the one of Ray Train."""
 
 
 def raised_from(cause):
@@ -363,6 +375,9 @@ NO_ROWS = WorkerError(FailureClass.DATA, "no rows")
         (raised_from(OutOfMemoryError("text")), "OutOfMemory", "out of memory"),
         (ActorDiedError("text"), "NodeLost", "ActorDiedError: a worker or its node went away"),
         (WorkerGroupError({1: ActorDiedError("text")}), "NodeLost", "went away"),
+        (WorkerGroupError({0: DistBackendError("text"), 1: ValueError("text")}), "NodeLost", "went away"),
+        (PreemptionError({}), "Preempted", "the node is being taken away"),
+        (NCCLHangError({0: ValueError("text")}), "Hang", "the workers wait for each other"),
         (ConnectionRefusedError(111, "Connection refused"), "Infrastructure", "Connection refused"),
         (TimeoutError(), "Infrastructure", "TimeoutError"),
         (StopRequested("SIGTERM"), "Preempted", "asked to stop (SIGTERM)"),

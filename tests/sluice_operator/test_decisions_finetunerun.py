@@ -523,3 +523,36 @@ def test_a_status_tells_who_trained(world):
     world.settle(KIND, NAME)
     status = world.status(KIND, NAME)
     assert (status["strategy"], status["trainedBy"]) == ("fsdp", 2)
+
+
+RULES = {
+    FailureClass.PREEMPTED: ("again", 0),
+    FailureClass.NODE_LOST: ("again", 1),
+    FailureClass.HANG: ("again", 1),
+    FailureClass.STORAGE: ("again", 1),
+    FailureClass.INFRASTRUCTURE: ("again", 1),
+    FailureClass.UNKNOWN: ("again", 1),
+    FailureClass.OUT_OF_MEMORY: ("OutOfMemory", 1),
+    FailureClass.DATA: ("DataRejected", 1),
+    FailureClass.USER_ERROR: ("SpecRejected", 1),
+}
+"""What follows a failure of each class, another attempt or a stalled run with this reason; and whether it counts."""
+
+
+@pytest.mark.parametrize("cls", FailureClass)
+def test_each_failure_class_has_its_rule(world, cls):
+    after, counts = RULES[cls]
+    world.fail(running(world), cls, "what happened: what to do")
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert status["attempts"][0]["failure"]["class"] == cls
+    assert "what happened: what to do" in status["message"]
+    if after != "again":
+        assert (status["phase"], status["reason"]) == ("Stalled", after)
+    elif counts:
+        assert "(1 of 3 that count)" in status["message"]
+    else:
+        assert "(0 of 3 that count)" in status["message"]
+    world.pass_time(minutes=6)
+    world.settle(KIND, NAME)
+    assert len(world.submissions) == (2 if after == "again" else 1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,18 @@ def test_out_of_memory_names_the_fix(place: Workplace, monkeypatch: pytest.Monke
     kind, message = failure(place, place.job(f"memory-{type(error).__name__}-{len(str(error))}"))
     assert kind == FailureClass.OUT_OF_MEMORY
     assert "lower sequence.maxLength (now 300)" in message
+
+
+@pytest.mark.parametrize(("method", "config"), [("bitsandbytes", {"load_in_4bit": True}), ("gptq", {"bits": 4})])
+def test_a_quantised_base_is_refused_whatever_the_profile(
+    place: Workplace, tmp_path: Path, method: str, config: dict[str, Any]
+) -> None:
+    base = shutil.copytree(place.base, tmp_path / "quantised")
+    path = base / "config.json"
+    document = json.loads(path.read_text()) | {"quantization_config": {"quant_method": method, **config}}
+    path.write_text(json.dumps(document))
+    job = place.job(f"quantised-{method}", base_model=ModelRef(uri=f"file://{base}"))
+    kind, message = failure(place, job)
+    assert kind == FailureClass.USER_ERROR
+    assert f"is quantised ({method})" in message
+    assert "name the model without quantisation" in message

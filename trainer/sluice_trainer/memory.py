@@ -198,7 +198,7 @@ def plan_memory(
     if not found.sharded and shape.in_layers:
         remedy += "share the weights out over several workers (strategy fsdp, workers), "
     message = (
-        f"the run needs about {found}, a worker of the profile has {max(usable, 0) / GIB:.2f} GiB to use: {remedy}"
+        f"the run needs about {found}, a worker of the profile has {max(usable or 0, 0) / GIB:.2f} GiB to use: {remedy}"
         f"lower sequence.maxLength (a row has {row_tokens} tokens) or lora.rank, or choose a profile with more memory"
     )
     raise WorkerError(FailureClass.OUT_OF_MEMORY, message)

@@ -77,6 +77,7 @@ def load_base(folder: Path, uri: str, device: torch.device, *, hold: bool = Fals
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _refuse_quantised(config, uri)
         seeing = getattr(config, "vision_config", None) is not None
         model = (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_pretrained(
             folder,
@@ -92,6 +93,24 @@ def load_base(folder: Path, uri: str, device: torch.device, *, hold: bool = Fals
     model.config.use_cache = False
     model.requires_grad_(False)
     return model if hold else model.to(device)
+
+
+def _refuse_quantised(config: Any, uri: str) -> None:
+    """Weights in four or eight bits need kernels that not every profile has, and no FineTuneRun can ask for them.
+
+    Raises:
+        WorkerError: `UserError`, with the method.
+    """
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is None:
+        return
+    method = quantised.get("quant_method", "") if isinstance(quantised, dict) else quantised.quant_method
+    message = (
+        f"spec.baseModel {uri} is quantised ({getattr(method, 'value', method) or 'method unknown'}): training reads "
+        "weights in bf16 or fp32, on CUDA and on ROCm; name the model without quantisation, and share it out over "
+        "several workers where it does not fit (spec.strategy fsdp)"
+    )
+    raise WorkerError(FailureClass.USER_ERROR, message)
 
 
 @contextmanager

@@ -135,3 +135,13 @@ def _check_workers(job: TrainJob) -> None:
         raise ValueError(f"strategy fsdp shares the base out over workers, there is {job.workers}: set workers or ddp")
     if job.strategy == "fsdp" and job.probes is not None:
         raise ValueError("strategy fsdp cannot have probes: one worker answers them, which needs all weights; set ddp")
+
+
+def out_of_memory_advice(job: TrainJob) -> str:
+    """What to say of a job that ran out of memory, by the fields of its manifest."""
+    return (
+        f"out of memory: lower sequence.maxLength (now {job.max_length}), which bounds a row, set "
+        f"sequence.activationCheckpointing to on (now {job.activation_checkpointing}), lower lora.rank (now "
+        f"{job.lora_rank}), share the base out over several workers (strategy fsdp), or choose a profile with more "
+        "memory; optimizer.tokensPerStep does not matter"
+    )

@@ -338,7 +338,8 @@ def _without_result(facts: Facts[Any], attempt: Attempt, view: AttemptView) -> A
         JobState.SUCCEEDED: "ended without a result",
     }.get(view.job.state, "failed without a result")
     advice = (
-        ". Give the profile's workers more memory, or lower spec.sequence.maxLength or spec.optimizer.tokensPerStep"
+        ". Give the profile's workers more memory; a FineTuneRun needs less with a lower spec.sequence.maxLength, or "
+        "with spec.sequence.activationCheckpointing on"
         if cls is FailureClass.OUT_OF_MEMORY
         else ""
     )
