@@ -12,6 +12,7 @@ from sluice_api.contracts.jobs import LabelJob, LabelOutput
 from sluice_artifacts import ForbiddenError
 from sluice_artifacts.reporting import Reporter
 from sluice_traces import distributed
+from sluice_traces.ray_cluster import ADDRESS_VARIABLE
 from sluice_traces.worker import run
 from trace_factory import label_job, many, step, trace, write_trace
 from versions import document
@@ -26,7 +27,7 @@ def build(source, output, **fields) -> LabelOutput:
 
 def build_in_tasks(job: LabelJob) -> LabelOutput:
     """Build a version in tasks of a local Ray, which the build starts and ends."""
-    environment = {name: value for name, value in os.environ.items() if name != distributed.ADDRESS_VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name != ADDRESS_VARIABLE}
     command = [sys.executable, SCRIPT, job.model_dump_json(by_alias=True)]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]

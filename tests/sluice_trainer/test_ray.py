@@ -2,16 +2,18 @@
 
 import os
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from sluice_api.contracts.jobs import FailureClass, Progress, TrainOutput
 from sluice_artifacts.reporting import Reporter, WorkerError, classify, run_worker
+from sluice_traces import ray_cluster
 from sluice_trainer import ray_adapter, worker
 from training_jobs import Workplace
 
@@ -53,14 +55,47 @@ def test_two_workers_end_with_the_same_loss(trained: dict[str, TrainOutput]) -> 
     assert found.final_loss == pytest.approx(expected.final_loss, abs=1e-4)
 
 
-def test_the_workers_own_failure_is_the_one_that_counts() -> None:
+@pytest.mark.soak
+def test_an_elastic_run_starts_with_the_workers_that_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for two of three; and the next attempt, with room for one, goes on where these were stopped."""
+    monkeypatch.setenv(worker.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.delenv(ray_adapter.ADDRESS_VARIABLE, raising=False)
+    monkeypatch.setenv(ray_adapter.CPUS_VARIABLE, "1")
+    place = Workplace(tmp_path, rows=12)
+    bare = place.job("bare")
+    assert run_worker(bare, worker.run_bare) == 0
+    asked = {"workers": 3, "min_workers": 1, "checkpoint_every": 1}
+    with ray_cluster.connected(2, "none"):
+        whole = place.job("elastic", **asked)
+        assert run_worker(whole, worker.run) == 0
+    for path in sorted((tmp_path / "runs" / "elastic" / "checkpoints").glob("*"))[-1:]:
+        shutil.rmtree(path)
+    with ray_cluster.connected(1, "none"):
+        rest = place.job("elastic", attempt=2, **asked)
+        assert run_worker(rest, worker.run) == 0
+    first, second, expected = (place.output(job) for job in (whole, rest, bare))
+    assert (first.workers, second.workers) == (2, 1)
+    assert second.resumed_from_step == expected.steps - 1
+    for output in (first, second):
+        assert output.steps == expected.steps
+        assert output.final_loss == pytest.approx(expected.final_loss, abs=1e-4)
+
+
+def test_the_workers_own_failure_is_the_one_that_counts(tmp_path: Path) -> None:
     """As Ray Train hands it over: pickled, beside what the other workers saw of it."""
+    job = Workplace(tmp_path).job("failed")
     own = WorkerError(FailureClass.STORAGE, "checkpoints cannot be written")
     group = WorkerGroupError("text", {0: RuntimeError("connection closed by peer"), 1: own})
-    failure = classify(ray_adapter.translated(pickle.loads(pickle.dumps(group))))
+    failure = classify(ray_adapter.translated(pickle.loads(pickle.dumps(group)), job))
     assert (failure.failure_class, failure.message) == (FailureClass.STORAGE, "checkpoints cannot be written")
     lost = WorkerGroupError("text", {0: ActorDiedError()})
-    assert classify(ray_adapter.translated(lost)).failure_class == FailureClass.NODE_LOST
+    assert classify(ray_adapter.translated(lost, job)).failure_class == FailureClass.NODE_LOST
+    full = WorkerGroupError("text", {0: ActorDiedError(), 1: OutOfMemoryError("the node ran out of memory")})
+    failure = classify(ray_adapter.translated(full, job))
+    assert failure.failure_class == FailureClass.OUT_OF_MEMORY
+    assert "sequence.activationCheckpointing to on" in failure.message
 
 
 def test_a_cluster_that_cannot_be_reached_is_an_infrastructure_failure(

@@ -1,4 +1,4 @@
-"""Labelling on Ray Data: the one place of this package that knows Ray, and imports it only when it labels.
+"""Labelling on Ray Data: with `ray_cluster` all of this package that knows Ray, and imports it only when it labels.
 
 The driver lists the source, keeps the cache and collects rows, so that order, split and digest are those of one
 process. Tasks get pages of files, read and label them by the job's options, and send the outcomes back. A window of
@@ -6,8 +6,6 @@ pages is in flight at a time: what the driver and the object store hold does not
 """
 
 import itertools
-import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -15,20 +13,18 @@ from typing import Any
 
 import msgspec
 
-from sluice_api.contracts.jobs import FailureClass, LabelJob
+from sluice_api.contracts.jobs import LabelJob
 from sluice_artifacts import ArtifactError, UnreachableError, open_store
-from sluice_artifacts.reporting import WorkerError
 from sluice_traces.build import Unread
 from sluice_traces.convert import Screens
 from sluice_traces.labeller import Labeller, Outcome, decode_outcome, encode_outcome
+from sluice_traces.ray_cluster import connected
 from sluice_traces.source import SourceFile
 
 PAGE_FILES = 256
 """Files a task."""
 PAGES_PER_WORKER = 8
 """Pages in flight for each worker."""
-ADDRESS_VARIABLE = "RAY_ADDRESS"
-"""Set by Ray for the driver of a job."""
 
 
 class _Item(msgspec.Struct, array_like=True, gc=False):
@@ -64,17 +60,10 @@ class RayLabelling:
 
         Raises:
             ArtifactError: the storage as a whole failed, in whichever task.
+            WorkerError: `Infrastructure` when there is no Ray.
         """
-        import ray
-
-        started = not ray.is_initialized()
-        if started:
-            _connect(self._job.workers)
-        try:
+        with connected(self._job.workers, "check the cluster, or set spec.workers to 1"):
             yield from self._labelled(files, unread, known)
-        finally:
-            if started:
-                ray.shutdown()
 
     def _labelled(
         self, files: Iterator[SourceFile], unread: Callable[[SourceFile], Unread], known: Callable[[SourceFile], bool]
@@ -109,33 +98,6 @@ class RayLabelling:
             waiting.extend(_OUTCOMES.decode(row["outcomes"]))
             while waiting:
                 yield decode_outcome(waiting.popleft())
-
-
-def _connect(workers: int) -> None:
-    """Join the cluster that the job runs in, whose tasks inherit the job's environment, or start a local Ray.
-
-    Raises:
-        WorkerError: `Infrastructure` when neither can be done.
-    """
-    import ray
-
-    address = os.environ.get(ADDRESS_VARIABLE)
-    try:
-        if address:
-            ray.init(address="auto", logging_level=logging.WARNING)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=workers,
-                include_dashboard=False,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-                logging_level=logging.WARNING,
-            )
-    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-        where = f"the Ray cluster at {address}" if address else "a local Ray"
-        message = f"{where} cannot be used ({type(error).__name__}): check the cluster, or set spec.workers to 1"
-        raise WorkerError(FailureClass.INFRASTRUCTURE, message) from error
 
 
 def _task_cpus() -> float:

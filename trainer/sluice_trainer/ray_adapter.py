@@ -8,12 +8,11 @@ resumes from the newest checkpoint.
 
 import logging
 import os
-import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +21,13 @@ from pydantic import ValidationError
 from sluice_api.contracts.jobs import PROGRESS_FILE, FailureClass, Progress, TrainJob, TrainOutput
 from sluice_artifacts import ArtifactError, join, open_store
 from sluice_artifacts.reporting import Reporter, WorkerError
+from sluice_traces import ray_cluster
+from sluice_traces.ray_cluster import ADDRESS_VARIABLE
+from sluice_trainer.settings import out_of_memory_advice
 
 if TYPE_CHECKING:
     from sluice_trainer.live import Prober
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
-"""Set by Ray for the driver of a job."""
 CPUS_VARIABLE = "SLUICE_TRAIN_CPUS_PER_WORKER"
 """Environment variable: CPUs of each worker, which are also its threads."""
 MAX_CPUS = 4
@@ -78,42 +78,13 @@ def run(job: TrainJob, reporter: Reporter, cache: Path, prober: "Prober | None" 
     return TrainOutput.model_validate_json(text)
 
 
-@contextmanager
-def connected(job: TrainJob) -> Iterator[None]:
-    """Connect to the job's Ray cluster; where there is none, start one on loopback, and stop it in the end."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get(ADDRESS_VARIABLE, "")
-    with _own_signal_handlers():
-        try:
-            if address:
-                ray.init(address="auto", logging_level=logging.WARNING)
-            else:
-                # Ray's default of 15 starves the workers beside anything else that runs on the machine.
-                os.environ.setdefault("RAY_worker_niceness", "0")
-                cpus = max(job.workers, os.cpu_count() or 1)
-                ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    _node_ip_address="127.0.0.1",
-                    logging_level=logging.WARNING,
-                )
-        except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            where = f"the Ray cluster at {address}" if address else "a local Ray"
-            message = (
-                f"{where} cannot be reached or started: {error}: check that the cluster of the profile runs, "
-                f"its address ({ADDRESS_VARIABLE}) and its token"
-            )
-            raise WorkerError(FailureClass.INFRASTRUCTURE, message[:1000]) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def connected(job: TrainJob) -> AbstractContextManager[None]:
+    """The job's Ray cluster, or a local one with room for its workers; see `ray_cluster.connected`."""
+    advice = (
+        f"check that the cluster of the profile runs, its address ({ADDRESS_VARIABLE}) and its token, "
+        "or train in one process (sluice train --no-ray)"
+    )
+    return ray_cluster.connected(max(job.workers, os.cpu_count() or 1), advice)
 
 
 class StartBeat:
@@ -169,7 +140,7 @@ def _fit(trainer: Any, job: TrainJob, stop: threading.Event, beat: StartBeat) ->
                 open_store(job.output_uri).write(join(job.output_uri, STOP_FILE), b"")
     (result,) = outcome
     if isinstance(result, BaseException):
-        raise translated(result) from result
+        raise translated(result, job) from result
     value: str | None = result.return_value
     return value
 
@@ -263,21 +234,6 @@ class _StopPoll:
         return self._stop
 
 
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Keep the process's handlers: connecting to Ray replaces that of SIGTERM."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
-
-
 def _cpus_per_worker(job: TrainJob) -> int:
     """CPUs of a worker: as set, or its share of the cluster's, at most `MAX_CPUS`."""
     import ray
@@ -292,12 +248,16 @@ def _cpus_per_worker(job: TrainJob) -> int:
     return max(1, min(MAX_CPUS, share))
 
 
-def translated(error: BaseException) -> BaseException:
-    """The failure that the workers themselves reported, if any did; otherwise the error as it is."""
+def translated(error: BaseException, job: TrainJob) -> BaseException:
+    """The failure that the workers themselves reported, if any did; otherwise the error as it is.
+
+    A worker that Ray's memory monitor ended cannot report anything; its failure gets the advice that it would have had.
+    """
     failures = getattr(error, "worker_failures", None) or {}
-    for rank in sorted(failures):
-        failure = failures[rank]
-        inner = getattr(failure, "_base_exc", failure)
-        if isinstance(inner, WorkerError):
-            return WorkerError(inner.failure_class, inner.message)
+    inner = [getattr(failures[rank], "_base_exc", failures[rank]) for rank in sorted(failures)]
+    for failure in inner:
+        if isinstance(failure, WorkerError):
+            return WorkerError(failure.failure_class, failure.message)
+    if any(type(failure).__name__ == "OutOfMemoryError" for failure in inner):
+        return WorkerError(FailureClass.OUT_OF_MEMORY, f"a worker's node ran {out_of_memory_advice(job)}")
     return error
