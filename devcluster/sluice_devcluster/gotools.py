@@ -156,6 +156,11 @@ def argocd_tool() -> GoTool:
     )
 
 
+def kustomize_tool() -> GoTool:
+    """What Argo CD's repository server renders with."""
+    return GoTool(name="kustomize", version=versions.KUSTOMIZE.version, source=versions.KUSTOMIZE)
+
+
 def versitygw_tool() -> GoTool:
     """The S3 server of the tests and the demo."""
     module = versions.VERSITYGW
@@ -215,6 +220,22 @@ def kuberay_crds(reporter: Reporter | None = None) -> list[Path]:
 def kuberay_role(reporter: Reporter | None = None) -> Path:
     """The manifest of the ClusterRole ``kuberay-operator``."""
     return _manifests(versions.KUBERAY, "config/rbac", "role.yaml", reporter)[0]
+
+
+def argocd_crds(reporter: Reporter | None = None) -> list[Path]:
+    """The manifests of Application, ApplicationSet and AppProject."""
+    return _manifests(versions.ARGOCD, "manifests/crds", "*-crd.yaml", reporter)
+
+
+def argocd_role(reporter: Reporter | None = None) -> Path:
+    """The manifest of the application controller's ClusterRole."""
+    folder = "manifests/cluster-rbac/application-controller"
+    return _manifests(versions.ARGOCD, folder, "*-clusterrole.yaml", reporter)[0]
+
+
+def argocd_settings(reporter: Reporter | None = None) -> list[Path]:
+    """The manifests of Argo CD's own ConfigMaps and Secret."""
+    return _manifests(versions.ARGOCD, "manifests/base/config", "argocd-*.yaml", reporter)
 
 
 def gateway_api_crds(reporter: Reporter | None = None) -> list[Path]:

@@ -34,3 +34,13 @@ COREDNS = GoModule(
     path="github.com/coredns/coredns", version="v1.14.7", sum="h1:UPDkn4QN+xyNfjz3U5ldgoLszDYpMZEJoy3+ze9au4Q="
 )
 """Cluster DNS of the node."""
+
+ARGOCD = GoModule(
+    path="github.com/argoproj/argo-cd/v3", version="v3.5.0", sum="h1:iqnPFSKaQ0l3hREMH2Rk55VDcxrvBFaSO0g9bifZKzc="
+)
+"""Argo CD's manifests; its programs are built by the module in ``devcluster/argocd``."""
+
+KUSTOMIZE = GoModule(
+    path="sigs.k8s.io/kustomize/kustomize/v5", version="v5.8.1", sum="h1:Pgsg5psubpVEy7Nf6S89PARg5VmmWUC1l9dC6Dl4PG0="
+)
+"""Renders kustomizations for Argo CD."""

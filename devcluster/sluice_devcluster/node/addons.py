@@ -33,11 +33,13 @@ class Addon:
 def known_addons() -> dict[str, Addon]:
     """Every add-on, in the order in which they start."""
     # Imported late: each is a part of this registry.
+    from sluice_devcluster.node.argocd import ARGOCD
     from sluice_devcluster.node.gateway import TRAEFIK_GATEWAY
     from sluice_devcluster.node.kuberay import KUBERAY
+    from sluice_devcluster.node.prometheus import PROMETHEUS
     from sluice_devcluster.node.s3store import S3
 
-    return {addon.name: addon for addon in (KUBERAY, TRAEFIK_GATEWAY, S3)}
+    return {addon.name: addon for addon in (KUBERAY, TRAEFIK_GATEWAY, S3, PROMETHEUS, ARGOCD)}
 
 
 def choose_addons(names: Sequence[str]) -> list[Addon]:

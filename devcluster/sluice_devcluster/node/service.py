@@ -1,6 +1,7 @@
 """One long-lived program on a node: how it is started and asked for its health."""
 
 import http.client
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +32,10 @@ class Service:
     timeout_s: float = 60.0
 
 
-def http_health(port: int, path: str, *, host: str = "127.0.0.1") -> Callable[[Node, Sandbox], Health]:
-    """Ask a plain HTTP endpoint inside the node; 200 means well."""
+def http_health(port: int, path: str, *, host: str | None = "127.0.0.1") -> Callable[[Node, Sandbox], Health]:
+    """Ask a plain HTTP endpoint inside the node, without a ``host`` at the node's address; 200 means well."""
 
-    def ask() -> Health:
+    def ask(host: str) -> Health:
         connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
             connection.request("GET", path)
@@ -45,5 +46,18 @@ def http_health(port: int, path: str, *, host: str = "127.0.0.1") -> Callable[[N
         finally:
             connection.close()
         return (True, "ok") if response.status == 200 else (False, f"answers {response.status}: {body[:200]}")
+
+    return lambda node, sandbox: sandbox.in_network(lambda: ask(host or node.network.address))
+
+
+def tcp_health(port: int) -> Callable[[Node, Sandbox], Health]:
+    """Open a connection to a port of the node's loopback; that it is accepted means well."""
+
+    def ask() -> Health:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError as error:
+            return False, f"does not answer: {error}"
+        return True, "ok"
 
     return lambda _, sandbox: sandbox.in_network(ask)
