@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from loop_runs import Recorder, make_recipe, run, sessions_in_a_group, train_in_a_group, weights
+from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import TrainJob, TrainOutput
+from sluice_trainer.memory import PROCESS_BYTES, SET_ASIDE, Shape, estimate
+from sluice_trainer.model import LoraSettings, add_adapter
 from sluice_trainer.snapshot import Snapshot
-from tiny_models import preference_row, publish_rows
+from tiny_models import preference_row, publish_rows, save_base, tiny_model, tiny_tokenizer
 from training_jobs import Workplace
 
 DEADLINE = 240.0
@@ -108,16 +111,21 @@ def test_whole_weights_go_on_where_shared_ones_were_stopped(
 
 
 def test_whole_jobs_with_shared_weights_publish_the_adapter_of_one_worker(tmp_path: Path) -> None:
-    """Both methods: the reference of preference training, too, is computed by processes that have to meet."""
+    """Both methods: the reference of preference training, too, is computed by processes that have to meet.
+
+    The first shares its weights out because they do not fit otherwise, the second because it is told to.
+    """
     place = Workplace(tmp_path, rows=12)
     pairs = publish_rows(
         f"file://{tmp_path}/pairs", [preference_row(number) for number in range(9)], dataset_format="preference"
     )
-    methods: dict[str, dict[str, Any]] = {"sft": {}, "dpo": {"dataset": pairs, "method": "dpo"}}
-    alone, shared = (
-        [place.job(f"{name}-{method}", epochs=1, **options, **more) for method, options in methods.items()]
-        for name, more in (("alone", {}), ("shared", {"workers": 2, "strategy": "fsdp"}))
-    )
+    deep = {"base_model": ModelRef(uri=f"file://{save_base(tmp_path / 'deep', layers=8)}")}
+    preferred = {"dataset": pairs, "method": "dpo"}
+    alone = [place.job("alone-sft", epochs=1, **deep), place.job("alone-dpo", epochs=1, **preferred)]
+    shared = [
+        place.job("shared-sft", epochs=1, workers=2, memory_bytes=memory_between(layers=8), **deep),
+        place.job("shared-dpo", epochs=1, workers=2, strategy="fsdp", **preferred),
+    ]
     cache = str(tmp_path / "cache")
     expected = outputs(in_processes(sessions_in_a_group, 1, tmp_path / "store-1", *told(alone, cache)))
     found = outputs(in_processes(sessions_in_a_group, 2, tmp_path / "store-2", *told(shared, cache)))
@@ -128,6 +136,15 @@ def test_whole_jobs_with_shared_weights_publish_the_adapter_of_one_worker(tmp_pa
         assert left.keys() == right.keys()
         assert all(torch.allclose(left[name], right[name], atol=1e-4) for name in left)
         assert any(tensor.abs().max() > 1e-3 for name, tensor in right.items() if "lora_B" in name)
+
+
+def memory_between(layers: int) -> int:
+    """Bytes of a worker's memory in which a row fits only with the weights shared out over two."""
+    base = tiny_model(tiny_tokenizer(), layers=layers).requires_grad_(False)
+    shape = Shape.of(add_adapter(base, LoraSettings(rank=8, alpha=16), seed=11), 4)
+    whole, parts = (estimate(shape, 300, checkpointing=True, shards=shards).total for shards in (1, 2))
+    assert parts < whole
+    return PROCESS_BYTES + int((whole + parts) / 2 / (1 - SET_ASIDE))
 
 
 def told(jobs: list[TrainJob], cache: str) -> tuple[list[str], str]:
