@@ -18,7 +18,8 @@ from report import Report
 from sluice_api.contracts.trace import Label
 from sluice_traces.convert import NO_SCREENS, ConvertConfig
 from sluice_traces.folder import FolderConverter
-from sluice_traces.label import LabelRun, label_file, trace_files
+from sluice_traces.label import LabelRun, label_file
+from sluice_traces.local import trace_files
 from sluice_traces.pipeline import RunRows, TracePipeline
 from sluice_traces.privacy import PrivacyConfig, Redactor
 

@@ -22,6 +22,7 @@ from sluice_traces.critic import Candidate, CandidateError, Critic, HarnessRunne
 from sluice_traces.critic.judge import ACCEPTED_REASON, accepted_row
 from sluice_traces.mixture import RowInfo, row_tags
 from sluice_traces.privacy import Redactor
+from sluice_traces.reader import MALFORMED
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """Longer lines are no candidates."""
@@ -162,7 +163,7 @@ class BucketReader:
                 raise CandidateError("too long")
             candidate = normalise(line, number)
             tags = row_tags(line)
-        except (CandidateError, msgspec.DecodeError):
+        except (CandidateError, *MALFORMED):
             reason = "too_large" if line is None else "not_a_candidate"
             bucket.bad[reason] += 1
             if len(bucket.bad_lines) < BAD_NAMED:

@@ -140,6 +140,8 @@ class Builder:
             if number % _REPORT_EVERY == 0 or number == total:
                 metrics = {"rows": build.rows, "bad_files": build.bad_count, "reused_files": build.reused}
                 reporter.progress(step=number, of=total, metrics=metrics)
+        for path in inventory.misnamed():
+            self._refuse(build, path, BadFileError(BadReason.BAD_UTF8, "its name is not UTF-8: rename it"))
         if inventory.large_screens:
             build.bad_screens["too_large"] += inventory.large_screens
         return build
@@ -149,7 +151,7 @@ class Builder:
             build.skipped[outcome] += 1
             return
         if isinstance(outcome, BadFileError):
-            self._refuse(build, file, outcome)
+            self._refuse(build, file.path, outcome)
             return
         if self._forgotten(outcome):
             build.skipped[SkipReason.FORGOTTEN] += 1
@@ -158,7 +160,7 @@ class Builder:
             outcome.tenant_id, outcome.run_id, file.path, outcome.started_us, outcome.block, outcome.rows
         )
         if first is not None:
-            self._refuse(build, file, BadFileError(BadReason.DUPLICATE_RUN_ID, f"the run is in {first} already"))
+            self._refuse(build, file.path, BadFileError(BadReason.DUPLICATE_RUN_ID, f"the run is in {first} already"))
             return
         build.used += 1
         build.rows += outcome.rows
@@ -171,8 +173,8 @@ class Builder:
     def _forgotten(self, outcome: RunRows) -> bool:
         return self._tombstones.covers(outcome.tenant_id, outcome.run_id)
 
-    def _refuse(self, build: Build, file: SourceFile, error: BadFileError) -> None:
+    def _refuse(self, build: Build, path: str, error: BadFileError) -> None:
         mask = self._redactor.mask
-        path, detail = mask(file.path), mask(error.detail)
+        path, detail = mask(path), mask(error.detail)
         build.refuse(path, BadFileError(error.reason, detail))
         self._spool.note_bad(path, error.reason.value, detail)

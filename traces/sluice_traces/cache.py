@@ -21,7 +21,7 @@ from sluice_traces.source import SourceFile
 
 CACHE_FOLDER = "_cache"
 """Below the dataset's prefix."""
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Raised whenever the meaning of an entry changes."""
 _OPTIONS = (
     *("source_uri", "tenants", "variants", "since", "keep", "format", "screen_width", "screen_height"),
@@ -29,6 +29,7 @@ _OPTIONS = (
 )
 _SCHEMA = "CREATE TABLE entry (path BLOB PRIMARY KEY, fingerprint TEXT NOT NULL, outcome BLOB NOT NULL) WITHOUT ROWID"
 _PASSING = frozenset({BadReason.VANISHED, BadReason.UNREADABLE})
+_PASSING_SCREENS = frozenset({ScreenProblem.VANISHED.value, ScreenProblem.UNREADABLE.value})
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class OutcomeCache:
         """Store the outcome of a file; one that may be another on the next reading is not stored."""
         if isinstance(outcome, BadFileError) and outcome.reason in _PASSING:
             return
-        if isinstance(outcome, RunRows) and ScreenProblem.VANISHED.value in outcome.bad_screens:
+        if isinstance(outcome, RunRows) and not _PASSING_SCREENS.isdisjoint(outcome.bad_screens):
             return
         self._index.execute(
             "INSERT OR REPLACE INTO entry VALUES (?,?,?)", (_key(file), fingerprint, encode_outcome(outcome))

@@ -3,7 +3,9 @@
 import argparse
 import json
 import shutil
+import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,20 +79,23 @@ def _add_convert(commands: Any) -> None:
 
 def run_label(arguments: argparse.Namespace) -> int:
     """Label a trace or a folder. 0: done, also for an empty folder; 1: the input is missing or is no trace."""
-    from sluice_traces.label import LabelRun, label_file, trace_files
+    from sluice_traces.label import LabelRun, label_file
+    from sluice_traces.local import name_text, trace_files
     from sluice_traces.progress import progress_bar
-    from sluice_traces.reader import BadFile, BadFileError, BadReason
+    from sluice_traces.reader import BadFile, BadFileError
 
     source, output = arguments.input, arguments.output
     if not source.exists():
         return _fail("label", f"{source}: no such file or folder", EXIT_FAILED)
     folder = source.is_dir()
-    if _contains(source, output) and folder:
+    if folder and _contains(source, output):
         return _fail("label", f"--output {output}: must lie outside the input, or it would be labelled itself")
-    total = sum(1 for _ in trace_files(source)) if folder else 1
-    run = LabelRun()
-    paths: Iterable[Path] = trace_files(source) if folder else [source]
+    if not folder and (output / source.name).resolve() == source.resolve():
+        return _fail("label", f"--output {output}: the labelled trace would take the place of {source}")
+    run, total = LabelRun(), 0
     try:
+        total = sum(1 for _ in trace_files(source)) if folder else 1
+        paths: Iterable[Path] = trace_files(source) if folder else [source]
         with progress_bar("labelling", total) as advance:
             for number, path in enumerate(paths, start=1):
                 relative = path.relative_to(source) if folder else Path(path.name)
@@ -98,9 +103,7 @@ def run_label(arguments: argparse.Namespace) -> int:
                 try:
                     label_file(path, target, str(path), run, force=arguments.force)
                 except BadFileError as error:
-                    run.bad.append(BadFile(relative.as_posix(), error.reason, error.detail))
-                except FileNotFoundError:
-                    run.bad.append(BadFile(relative.as_posix(), BadReason.VANISHED, "gone when it was read"))
+                    run.bad.append(BadFile(name_text(relative.as_posix()), error.reason, error.detail))
                 advance(number)
     except KeyboardInterrupt:
         print(
@@ -110,7 +113,7 @@ def run_label(arguments: argparse.Namespace) -> int:
         )
         raise
     except OSError as error:
-        return _fail("label", f"{error.filename or output}: {error.strerror}")
+        return _fail("label", f"{error.filename or output}: {error.strerror}; the same command goes on from there")
     return _label_outcome(arguments, run, total, folder)
 
 
@@ -125,6 +128,7 @@ def _label_outcome(arguments: argparse.Namespace, run: Any, total: int, folder: 
         "labelled": run.labelled,
         "unchanged": run.unchanged,
         "skipped": len(run.bad),
+        "withdrawn_reviews": run.withdrawn,
         "label_summary": run.labels(),
         "label_reasons": {reason.value: run.reasons[reason] for reason in LabelReason if reason in run.reasons},
         "bad_files": _bad_json(run.bad),
@@ -135,6 +139,12 @@ def _label_outcome(arguments: argparse.Namespace, run: Any, total: int, folder: 
         labels = "  ".join(f"{name} {count}" for name, count in run.labels().items())
         print(f"{run.labelled} labelled, {run.unchanged} up to date, {len(run.bad)} skipped   {labels}")
     _name_bad(run.bad)
+    if run.withdrawn:
+        print(
+            f"sluice trace label: {run.withdrawn} traces have changed since a person reviewed or corrected them, "
+            "and are pending again",
+            file=sys.stderr,
+        )
     if total == 0:
         print(f"sluice trace label: warning: no trace files in {arguments.input}", file=sys.stderr)
         return EXIT_UNJUDGED if arguments.strict else EXIT_OK
@@ -165,7 +175,8 @@ def run_review(arguments: argparse.Namespace) -> int:
         for step in document["steps"]:
             step["action"] = action_line(step)
             step["screenshot"] = screens.image(step["step_index"]) if isinstance(step.get("step_index"), int) else None
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        # A terminal must not be steered by what a page says; a pipe may as well have plain text.
+        print(json.dumps(document, indent=2, ensure_ascii=sys.stdout.isatty()))
         return EXIT_OK
     colour = sys.stdout.isatty()
     print(render(document, screens, colour=colour, width=shutil.get_terminal_size((100, 24)).columns), end="")
@@ -186,7 +197,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     from sluice_api.contracts.trace import Label
     from sluice_traces.convert import ConvertConfig
     from sluice_traces.folder import FolderConverter
-    from sluice_traces.label import trace_files
+    from sluice_traces.local import trace_files
     from sluice_traces.privacy import PrivacyConfig, Redactor
     from sluice_traces.progress import progress_bar
 
@@ -211,13 +222,17 @@ def run_convert(arguments: argparse.Namespace) -> int:
         )
     if root is not None and not root.is_dir():
         return _fail("convert", f"--screenshots-root {root}: no such folder")
-    total = sum(1 for _ in trace_files(arguments.traces)) if arguments.traces.is_dir() else 1
+    if _overwrites_a_trace(arguments.traces, arguments.output):
+        return _fail("convert", f"--output {arguments.output}: rows would take the place of a trace")
     redactor = None if arguments.privacy == "off" else Redactor(PrivacyConfig(on_finding=arguments.privacy))
     try:
+        total = sum(1 for _ in trace_files(arguments.traces)) if arguments.traces.is_dir() else 1
         with progress_bar("converting", total) as advance:
             run = FolderConverter(config, root, redactor).convert(arguments.traces, arguments.output, advance)
     except OSError as error:
-        return _fail("convert", f"--output {arguments.output}: {error.strerror}")
+        return _fail("convert", f"{error.filename or f'--output {arguments.output}'}: {error.strerror}")
+    except sqlite3.Error as error:
+        return _fail("convert", f"{tempfile.gettempdir()}: {error}: free space there, or set TMPDIR to another folder")
     return _convert_outcome(arguments, run)
 
 
@@ -225,6 +240,7 @@ def _convert_outcome(arguments: argparse.Namespace, run: Any) -> int:
     drops = {reason: count for reason, count in run.tally.drops().items() if count}
     summary = {
         "traces": run.traces,
+        "skipped": dict(sorted(run.skipped.items())),
         "rows": run.rows,
         "rejected_rows": run.rejected_rows,
         "preference_rows": run.preference_rows,
@@ -232,6 +248,7 @@ def _convert_outcome(arguments: argparse.Namespace, run: Any) -> int:
         "labels": run.tally.labels(),
         "label_reasons": run.tally.label_reasons(),
         "dropped": drops,
+        "bad_screens": dict(sorted(run.bad_screens.items())),
         "redactions": dict(sorted(run.redactions.items())),
         "bad_files": _bad_json(run.bad),
     }
@@ -241,7 +258,11 @@ def _convert_outcome(arguments: argparse.Namespace, run: Any) -> int:
         extra = f", {run.rejected_rows} rejected, {run.preference_rows} pairs" if len(run.outputs) > 1 else ""
         dropped = "".join(f"   {reason} {count}" for reason, count in drops.items())
         hidden = f", {run.redactions.total()} private texts found" if run.redactions else ""
-        print(f"{run.rows} rows{extra} from {run.traces} traces, {len(run.bad)} skipped{hidden}{dropped}")
+        left = "".join(f", {count} left out ({reason})" for reason, count in sorted(run.skipped.items()))
+        screens = f", {run.bad_screens.total()} screenshots cannot be used" if run.bad_screens else ""
+        print(
+            f"{run.rows} rows{extra} from {run.traces} traces, {len(run.bad)} skipped{left}{screens}{hidden}{dropped}"
+        )
     _name_bad(run.bad)
     if run.rows + run.rejected_rows + run.preference_rows == 0:
         print("sluice trace convert: no step became a row", file=sys.stderr)
@@ -253,17 +274,29 @@ def _contains(folder: Path, path: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
+def _overwrites_a_trace(traces: Path, output: Path) -> bool:
+    from sluice_traces.reader import is_trace_name
+
+    if not traces.is_dir():
+        return output.resolve() == traces.resolve()
+    return _contains(traces, output) and is_trace_name(output.name)
+
+
 def _bad_json(bad: Iterable[Any]) -> list[dict[str, str]]:
     return [{"path": file.path, "reason": file.reason.value, "detail": file.detail} for file in bad]
 
 
 def _name_bad(bad: list[Any]) -> None:
+    from sluice_traces.local import harmless
+
     for file in bad[:_BAD_SHOWN]:
-        print(f"skipped {file}", file=sys.stderr)
+        print(f"skipped {harmless(file)}", file=sys.stderr)
     if len(bad) > _BAD_SHOWN:
         print(f"skipped {len(bad) - _BAD_SHOWN} more files; --json names all", file=sys.stderr)
 
 
 def _fail(command: str, message: str, code: int = EXIT_UNJUDGED) -> int:
-    print(f"sluice trace {command}: {message}", file=sys.stderr)
+    from sluice_traces.local import harmless
+
+    print(f"sluice trace {command}: {harmless(message)}", file=sys.stderr)
     return code

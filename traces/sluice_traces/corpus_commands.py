@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +99,7 @@ def run_critic(arguments: argparse.Namespace) -> int:
     """Judge candidates. 0: some were accepted; 2: none was, or the input cannot be read."""
     from sluice_traces.critic import CandidateError, Critic, IsolatedRunner, normalise
     from sluice_traces.critic.judge import accepted_row
-    from sluice_traces.label import write_atomically
+    from sluice_traces.local import write_atomically
 
     try:
         lines = arguments.input.read_bytes().splitlines()
@@ -141,7 +139,7 @@ def run_critic(arguments: argparse.Namespace) -> int:
 
 def run_mix(arguments: argparse.Namespace) -> int:
     """Mix buckets. 0: the mixture is written; 2: it cannot be made."""
-    from sluice_traces.label import write_atomically
+    from sluice_traces.local import write_atomically, write_lines
     from sluice_traces.mixture import MixtureError, plan_mixture, read_rows, write_mixture
 
     try:
@@ -174,21 +172,18 @@ def run_mix(arguments: argparse.Namespace) -> int:
 
 def run_dedup(arguments: argparse.Namespace) -> int:
     """Remove duplicates and leaks. 0: rows are left; 2: none is, or the input cannot be read."""
-    import msgspec
-
     from sluice_traces.dedup import Deduplicator, DuplicateKind, LeakIndex, NearConfig
-    from sluice_traces.dedup.texts import row_text, task_texts
+    from sluice_traces.local import write_lines
 
     try:
         config = NearConfig(threshold=arguments.threshold, shingle_words=arguments.shingle_words)
-        rows = [line for line in arguments.input.read_bytes().splitlines() if line.strip()]
-        texts = [row_text(row) for row in rows]
-        tasks = [text for path in arguments.against for text in task_texts(path.read_bytes())]
+        rows, texts = _rows_and_texts(arguments.input)
+        tasks = [text for path in arguments.against for text in _suite_texts(path)]
         leaks = LeakIndex(tasks, shingle_words=arguments.shingle_words, threshold=arguments.leak_threshold).leaks(texts)
         duplicates = Deduplicator(config, near=not arguments.exact_only).find(texts)
         kept = [row for index, row in enumerate(rows) if index not in duplicates and not leaks[index]]
         write_lines(arguments.output, (row + b"\n" for row in kept))
-    except (ValueError, msgspec.DecodeError) as error:
+    except ValueError as error:
         print(f"sluice trace dedup: {error}", file=sys.stderr)
         return EXIT_UNJUDGED
     except OSError as error:
@@ -199,6 +194,51 @@ def run_dedup(arguments: argparse.Namespace) -> int:
     summary |= {kind.value: kinds[kind] for kind in DuplicateKind}
     print(json.dumps(summary, indent=2) if arguments.json else "   ".join(f"{k} {v}" for k, v in summary.items()))
     return EXIT_OK if kept else EXIT_UNJUDGED
+
+
+def _rows_and_texts(path: Path) -> tuple[list[bytes], list[str]]:
+    """The rows of a file and what is said in them.
+
+    Raises:
+        ValueError: a line is no row; names file and line.
+        OSError: the file cannot be read.
+    """
+    from sluice_traces.dedup.texts import row_text
+
+    rows, texts = [], []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            row = line.strip()
+            if not row:
+                continue
+            try:
+                text = row_text(row)
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number} {error}") from None
+            if not text.strip():
+                # Rows without a text would all count as one another's duplicates.
+                raise ValueError(f"{path}: line {number} is no row: it has neither conversations nor prompt nor answer")
+            rows.append(row)
+            texts.append(text)
+    return rows, texts
+
+
+def _suite_texts(path: Path) -> list[str]:
+    """Texts of the tasks of a suite's file.
+
+    Raises:
+        ValueError: it is no suite, or has no tasks; names the file.
+        OSError: it cannot be read.
+    """
+    from sluice_traces.dedup.texts import task_texts
+
+    try:
+        tasks = task_texts(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"--against {path}: {error}") from None
+    if not tasks:
+        raise ValueError(f"--against {path}: the suite has no tasks: nothing could be kept out")
+    return tasks
 
 
 def run_forget(arguments: argparse.Namespace) -> int:
@@ -248,7 +288,9 @@ def run_correct(arguments: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from sluice_api.actions import parse_action
-    from sluice_traces.label import write_atomically
+    from sluice_traces.local import harmless
+    from sluice_traces.reader import BadFileError
+    from sluice_traces.review import set_human_edit
 
     def refuse(problem: str) -> int:
         print(f"sluice trace correct: {problem}", file=sys.stderr)
@@ -257,27 +299,20 @@ def run_correct(arguments: argparse.Namespace) -> int:
     action = parse_action(arguments.action)
     if action is None or "\n" in arguments.action.strip():
         return refuse(f"--action {arguments.action!r} is no action: write it as answers do, e.g. click(10, 20)")
-    try:
-        document = json.loads(arguments.path.read_bytes())
-        steps = [step for step in document["steps"] if step["step_index"] == arguments.step]
-    except OSError as error:
-        return refuse(f"{arguments.path}: {error.strerror}")
-    except (ValueError, KeyError, TypeError):
-        return refuse(f"{arguments.path}: is no trace")
-    if len(steps) != 1:
-        return refuse(f"{arguments.path}: has {len(steps)} steps with the index {arguments.step}")
     edit = {
         "last_action": {"action_type": str(action.action_type), "params": dict(action.params)},
         "predicted_outcome": arguments.outcome,
         "edited_by": arguments.by,
         "edited_at": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }
-    steps[0]["human_edit"] = edit
+    path = harmless(arguments.path)
     try:
-        write_atomically(arguments.path, json.dumps(document, ensure_ascii=False).encode())
+        set_human_edit(arguments.path, arguments.step, edit)
+    except BadFileError as error:
+        return refuse(f"{path}: {error}")
     except OSError as error:
-        return refuse(f"{arguments.path}: {error.strerror}")
-    print(json.dumps(edit, indent=2) if arguments.json else f"{arguments.path}: step {arguments.step} is corrected")
+        return refuse(f"{path}: {error.strerror}")
+    print(json.dumps(edit, indent=2) if arguments.json else f"{path}: step {arguments.step} is corrected")
     return EXIT_OK
 
 
@@ -311,23 +346,3 @@ def _mixture_config(path: Path) -> "tuple[MixtureConfig, list[Path]]":
         raise
     except ValueError as error:
         raise MixtureError(f"{path.name}: {error}") from None
-
-
-def write_lines(target: Path, lines: Iterable[bytes]) -> int:
-    """Write lines to a file that appears whole or not at all; return how many.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    count = 0
-    try:
-        with temporary.open("wb") as out:
-            for line in lines:
-                out.write(line)
-                count += 1
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count

@@ -96,7 +96,7 @@ def suite_tasks(suites: list[str], reader: SuiteReader = read_suite) -> list[str
     for uri in suites:
         try:
             found = reader(uri)
-        except (ValueError, msgspec.DecodeError) as error:
+        except ValueError as error:
             raise WorkerError(FailureClass.DATA, f"leaks.suites: {uri}: {error}") from None
         except ArtifactError as error:
             if type(error).__name__ != "NotFoundError":

@@ -20,13 +20,15 @@ from sluice_traces.convert import (
     Tally,
     carried_verdict,
 )
-from sluice_traces.label import trace_files
 from sluice_traces.ladder import Verdict
+from sluice_traces.local import name_text, read_trace, trace_files, write_lines
+from sluice_traces.pipeline import SkipReason
 from sluice_traces.preference import pair_rows
 from sluice_traces.privacy import Redactor
-from sluice_traces.reader import SCREENS_SUFFIX, BadFile, BadFileError, BadReason, check_size, decode
+from sluice_traces.reader import SCREENS_SUFFIX, BadFile, BadFileError, BadReason, decode
 from sluice_traces.records import LabelledStepRecord, LabelledTraceRecord, instant_us, tenant_folder
 from sluice_traces.rows import RejectedRowRecord, RowRecord, encode_rows
+from sluice_traces.screens import MAX_SCREEN_BYTES, CheckedScreens, ScreenProblem
 from sluice_traces.spool import Spool
 
 REJECTED_INFIX = ".rejected"
@@ -51,6 +53,10 @@ class ConvertRun:
     """Preference pairs."""
     tally: Tally = field(default_factory=Tally)
     """Steps by what became of them."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Good traces that were not used, by reason."""
+    bad_screens: Counter[str] = field(default_factory=Counter)
+    """Screenshots that could not be used, by reason; their steps count as steps without one."""
     redactions: Counter[str] = field(default_factory=Counter)
     """Distinct private texts found in each run, by detector."""
     bad: list[BadFile] = field(default_factory=list)
@@ -99,29 +105,35 @@ class FolderConverter:
                 try:
                     self._convert_file(path, relative, spools, run)
                 except BadFileError as error:
-                    run.bad.append(BadFile(relative.as_posix(), error.reason, error.detail))
-                except OSError as error:
-                    reason = BadReason.VANISHED if isinstance(error, FileNotFoundError) else BadReason.UNREADABLE
-                    run.bad.append(BadFile(relative.as_posix(), reason, error.strerror or "cannot be read"))
+                    shown = self._masked(name_text(relative.as_posix()))
+                    run.bad.append(BadFile(shown, error.reason, self._masked(error.detail)))
                 progress(number)
             targets = [output, _beside(output, REJECTED_INFIX), _beside(output, PREFERENCE_INFIX)]
             for spool, target in zip(spools, targets, strict=False):
-                _write_rows(spool, target)
+                write_lines(target, spool.blocks())
                 run.outputs.append(target)
             counts = [spool.row_count() for spool in spools] + [0, 0]
             run.rows, run.rejected_rows, run.preference_rows = counts[:3]
         return run
 
+    def _masked(self, text: str) -> str:
+        return text if self._redactor is None else self._redactor.mask(text)
+
     def _convert_file(self, path: Path, relative: Path, spools: Sequence[Spool], run: ConvertRun) -> None:
-        check_size(path.stat().st_size)
-        trace = decode(path.read_bytes(), _DECODER, oldest=0)
+        raw, _ = read_trace(path)
+        trace = decode(raw, _DECODER, oldest=0)
+        if self._redactor is not None and any(
+            self._redactor.private_identity(name) for name in (trace.run_id, trace.tenant_id or "")
+        ):
+            run.skipped[SkipReason.PRIVATE_IDENTITY.value] += 1
+            return
         steps = sorted(trace.steps, key=lambda step: step.step_index)
         verdicts = _carried(steps)
         tenant_id, tally = trace.tenant_id or "", Tally()
         screens = NO_SCREENS
         if self._root is not None:
             folder = Path(tenant_folder(tenant_id))
-            screens = find_screens(self._root, (relative, folder / relative.name))
+            screens = CheckedFolder(find_screens(self._root, (relative, folder / relative.name)), self._root)
         converter = self._converter
         redactor = None if self._redactor is None else self._redactor.run()
         if redactor is not None:
@@ -148,7 +160,7 @@ class FolderConverter:
             first = spool.add(
                 tenant_id,
                 trace.run_id,
-                relative.as_posix(),
+                name_text(relative.as_posix()),
                 instant_us(trace.started_at),
                 encode_rows(rows),
                 len(rows),
@@ -156,6 +168,8 @@ class FolderConverter:
             if first is not None:
                 raise BadFileError(BadReason.DUPLICATE_RUN_ID, f"the run is in {first} already")
         run.traces += 1
+        if isinstance(screens, CheckedFolder):
+            run.bad_screens.update(screens.problems)
         run.tally.merge(tally)
         if redactor is not None:
             run.redactions.update(redactor.counts)
@@ -184,24 +198,56 @@ class FolderConverter:
         return rows
 
 
+class CheckedFolder(CheckedScreens):
+    """Screenshots of one run in a folder, decoded when a row asks for them; rows name them by their paths."""
+
+    def __init__(self, screens: Screens, root: Path) -> None:
+        super().__init__(screens, lambda path: _picture(root / path))
+
+    def image(self, step: int) -> str | None:
+        """Path of a step's screenshot relative to the root; None when there is none that can be used."""
+        return None if super().image(step) is None else Screens.image(self, step)
+
+
+def _picture(path: Path) -> bytes | ScreenProblem:
+    try:
+        if path.stat().st_size > MAX_SCREEN_BYTES:
+            return ScreenProblem.TOO_LARGE
+        return path.read_bytes()
+    except FileNotFoundError:
+        return ScreenProblem.VANISHED
+    except OSError:
+        return ScreenProblem.UNREADABLE
+
+
 def find_screens(root: Path, candidates: Iterable[Path]) -> Screens:
     """Screenshots of a run: those of the first candidate that has any.
 
     Args:
         root: the screenshots root.
-        candidates: paths below the root at which the run's trace file may have lain.
+        candidates: paths below the root at which the run's trace file may have lain; one that leads out of it, as a
+            trace may say of its tenant, is not looked at.
     """
     for relative in candidates:
+        if relative.is_absolute() or ".." in relative.parts:
+            continue
         folder = relative.with_name(relative.stem + SCREENS_SUFFIX)
         try:
             with os.scandir(root / folder) as entries:
-                found = [(entry.name, entry.stat().st_size) for entry in entries]
+                names = [entry.name for entry in entries if _is_picture(entry)]
         except OSError:
             continue
-        steps = [int(match[1]) for name, size in found if size > 0 and (match := _SCREEN.fullmatch(name))]
+        steps = [int(match[1]) for name in names if (match := _SCREEN.fullmatch(name))]
         if steps:
             return Screens(folder.as_posix(), frozenset(steps))
     return NO_SCREENS
+
+
+def _is_picture(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file() and entry.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def _carried(steps: Sequence[LabelledStepRecord]) -> list[Verdict]:
@@ -218,15 +264,3 @@ def _carried(steps: Sequence[LabelledStepRecord]) -> list[Verdict]:
 
 def _beside(output: Path, infix: str) -> Path:
     return output.with_name(output.stem + infix + output.suffix)
-
-
-def _write_rows(spool: Spool, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    try:
-        with temporary.open("wb") as out:
-            for block in spool.blocks():
-                out.write(block)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,9 +4,8 @@ Steps are copied as the bytes that they are and the judgement is appended, so th
 lost. A finished output carries its input's modification time: that is how an interrupted run knows what is done.
 """
 
+import errno
 import hashlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,8 @@ import msgspec
 
 from sluice_api.contracts.trace import Label, LabelReason
 from sluice_traces.ladder import LABEL_OF, judge_fast
-from sluice_traces.reader import (
-    MAX_FILE_BYTES,
-    BadFile,
-    BadFileError,
-    BadReason,
-    check_size,
-    decode,
-    is_trace_name,
-)
+from sluice_traces.local import name_text, read_trace, trace_time, write_atomically
+from sluice_traces.reader import MALFORMED, BadFile, BadFileError, BadReason, decode
 from sluice_traces.records import HeaderRecord
 
 REVIEW_PENDING = "pending"
@@ -76,6 +68,8 @@ class LabelRun:
     """Files that an earlier run had finished."""
     reasons: dict[LabelReason, int] = field(default_factory=dict)
     """Steps of both, by ladder rule."""
+    withdrawn: int = 0
+    """Traces that changed after a person had reviewed or corrected their labelled copy, so that it has to be redone."""
     bad: list[BadFile] = field(default_factory=list)
     """Files left out."""
 
@@ -97,13 +91,29 @@ def summarise(reasons: dict[LabelReason, int]) -> dict[str, int]:
     return counts
 
 
-def label_document(raw: bytes, source_path: str, review_status: str | None = None) -> LabelledFile:
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """What a person said of a document."""
+
+    status: str | None = None
+    """The review status; None where nothing was said."""
+    edits: dict[int, msgspec.Raw] = field(default_factory=dict)
+    """Corrections, by position of the step in the document."""
+
+    def __bool__(self) -> bool:
+        return bool(self.edits) or self.status not in (None, "", REVIEW_PENDING)
+
+
+_NOT_REVIEWED = Reviewed()
+
+
+def label_document(raw: bytes, source_path: str, reviewed: Reviewed = _NOT_REVIEWED) -> LabelledFile:
     """Label one trace document.
 
     Args:
         raw: the trace, or a labelled trace that is to be labelled anew.
         source_path: where it was read from, carried in the output.
-        review_status: what a person said of the same document; None keeps what the document says, or `pending`.
+        reviewed: what a person said of the same document; what is not said stays as the document has it.
 
     Raises:
         BadFileError: it is no usable trace.
@@ -119,13 +129,13 @@ def label_document(raw: bytes, source_path: str, review_status: str | None = Non
         judged = _decode_step(step, index)
         _, reason = judge_fast(judged.success, judged.data, judged.observed_outcome)
         reasons[reason] = reasons.get(reason, 0) + 1
-        labelled.append(_with_judgement(step, judged, reason))
+        labelled.append(_with_judgement(step, judged, reason, reviewed.edits.get(index)))
     # A document that was labelled before keeps pointing to the trace that it came from.
     if "source_path" not in document:
-        document["source_path"] = msgspec.Raw(_ENCODE(source_path))
+        document["source_path"] = msgspec.Raw(_ENCODE(name_text(source_path)))
         document["source_digest"] = msgspec.Raw(_ENCODE("sha256:" + hashlib.sha256(raw).hexdigest()))
-    if review_status is not None or "review_status" not in document:
-        document["review_status"] = msgspec.Raw(_ENCODE(review_status or REVIEW_PENDING))
+    if reviewed.status is not None or "review_status" not in document:
+        document["review_status"] = msgspec.Raw(_ENCODE(reviewed.status or REVIEW_PENDING))
     document["label_summary"] = msgspec.Raw(_ENCODE(summarise(reasons)))
     first = {name: document.pop(name) for name in OUTPUT_FIRST if name in document}
     document["steps"] = msgspec.Raw(b"[" + b",".join(labelled) + b"]")
@@ -145,57 +155,22 @@ def label_file(source: Path, target: Path, source_path: str, run: LabelRun, *, f
         force: label even when the target is up to date.
 
     Raises:
-        BadFileError: the source is no usable trace.
-        OSError: a file cannot be read or written.
+        BadFileError: the source cannot be read, or is no usable trace.
+        OSError: the target cannot be read or written, or is there already and no labelled trace.
     """
-    stat = source.stat()
     modified = _modified(target)
-    if not force and modified == stat.st_mtime_ns:
+    if not force and modified == trace_time(source):
         finished = _finished_reasons(target)
         if finished is not None:
             run.unchanged += 1
             run.count(finished)
             return
-    check_size(stat.st_size, MAX_FILE_BYTES)
-    raw = source.read_bytes()
-    labelled = label_document(raw, source_path, _review_of(target, raw) if modified is not None else None)
-    write_atomically(target, labelled.content, modified_ns=stat.st_mtime_ns)
+    raw, source_modified = read_trace(source)
+    reviewed = _NOT_REVIEWED if modified is None else _review_of(target, raw, run)
+    labelled = label_document(raw, source_path, reviewed)
+    write_atomically(target, labelled.content, modified_ns=source_modified)
     run.labelled += 1
     run.count(labelled.reasons)
-
-
-def trace_files(root: Path) -> Iterator[Path]:
-    """The trace files below a folder, in the order of their relative paths."""
-    with os.scandir(root) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name + "/" if entry.is_dir() else entry.name)
-    for entry in listed:
-        path = root / entry.name
-        if entry.is_dir():
-            if is_trace_name(f"{entry.name}/x.json"):
-                yield from trace_files(path)
-        elif is_trace_name(entry.name):
-            yield path
-
-
-def write_atomically(target: Path, content: bytes, *, modified_ns: int | None = None) -> None:
-    """Write a file that appears whole or not at all; optionally with a given modification time.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    try:
-        try:
-            temporary.write_bytes(content)
-        except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-        if modified_ns is not None:
-            os.utime(temporary, ns=(modified_ns, modified_ns))
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _raw_steps(steps: msgspec.Raw) -> list[msgspec.Raw]:
@@ -213,12 +188,14 @@ def _decode_step(step: msgspec.Raw, index: int) -> _JudgedStep:
         raise BadFileError(BadReason.NOT_A_TRACE, f"{what} - at `$.steps[{index}]{where.rstrip('`')}`") from None
 
 
-def _with_judgement(step: msgspec.Raw, judged: _JudgedStep, reason: LabelReason) -> bytes:
+def _with_judgement(step: msgspec.Raw, judged: _JudgedStep, reason: LabelReason, edit: msgspec.Raw | None) -> bytes:
     raw = bytes(step)
-    if judged.label is not msgspec.UNSET or judged.label_reason is not msgspec.UNSET:
+    if edit is not None or judged.label is not msgspec.UNSET or judged.label_reason is not msgspec.UNSET:
         fields: dict[str, Any] = _STEP_FIELDS.decode(raw)
         fields.pop("label", None)
         fields.pop("label_reason", None)
+        if edit is not None:
+            fields["human_edit"] = edit
         raw = _ENCODE(fields)
     body = raw.rstrip()[:-1].rstrip()
     return body + (_SUFFIXES[reason] if body == b"{" else b"," + _SUFFIXES[reason])
@@ -246,7 +223,7 @@ def _finished_reasons(target: Path) -> dict[LabelReason, int] | None:
     """Steps of a finished file by ladder rule; None when it cannot be read, so that it is labelled again."""
     try:
         finished = _FINISHED.decode(target.read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *MALFORMED):
         return None
     reasons: dict[LabelReason, int] = {}
     for step in finished.steps:
@@ -254,19 +231,36 @@ def _finished_reasons(target: Path) -> dict[LabelReason, int] | None:
     return reasons
 
 
+class _ReviewedStep(msgspec.Struct, gc=False):
+    human_edit: msgspec.Raw = msgspec.Raw(b"null")
+
+
 class _Reviewed(msgspec.Struct, gc=False):
+    label_summary: Any = None
     review_status: str | None = None
     source_digest: str | None = None
+    steps: list[_ReviewedStep] = []
 
 
 _REVIEWED = msgspec.json.Decoder(_Reviewed)
 
 
-def _review_of(target: Path, raw: bytes) -> str | None:
-    """What a person said of a target that was made from the very same bytes."""
+def _review_of(target: Path, raw: bytes, run: LabelRun) -> Reviewed:
+    """What a person said of a target that was made from the very same bytes.
+
+    Raises:
+        OSError: the target cannot be read, or is a document that no labeller wrote, which must not be lost.
+    """
     try:
-        reviewed = _REVIEWED.decode(target.read_bytes())
-    except (OSError, msgspec.DecodeError):
-        return None
-    same = reviewed.source_digest == "sha256:" + hashlib.sha256(raw).hexdigest()
-    return reviewed.review_status if same else None
+        found = _REVIEWED.decode(target.read_bytes())
+    except MALFORMED:
+        return _NOT_REVIEWED
+    if found.label_summary is None:
+        problem = "is there already and is no labelled trace: give another folder"
+        raise FileExistsError(errno.EEXIST, problem, str(target))
+    edits = {place: step.human_edit for place, step in enumerate(found.steps) if bytes(step.human_edit) != b"null"}
+    reviewed = Reviewed(found.review_status, edits)
+    if found.source_digest == "sha256:" + hashlib.sha256(raw).hexdigest():
+        return reviewed
+    run.withdrawn += bool(reviewed)
+    return _NOT_REVIEWED

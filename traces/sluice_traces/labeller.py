@@ -10,7 +10,7 @@ import msgspec
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob
 from sluice_api.contracts.trace import Label, LabelReason
-from sluice_artifacts import NotFoundError, Store, UnreachableError, join
+from sluice_artifacts import ArtifactError, ForbiddenError, NotFoundError, Store, UnreachableError, join
 from sluice_artifacts.reporting import WorkerError
 from sluice_traces.convert import ConvertConfig, DropReason, Screens, Tally
 from sluice_traces.pipeline import RunRows, SkipReason, TraceFilter, TracePipeline
@@ -149,6 +149,13 @@ class Labeller:
             return patiently(lambda: self._store.read(join(self._source_uri, path)))
         except NotFoundError:
             return ScreenProblem.VANISHED
+        except ForbiddenError:
+            return ScreenProblem.UNREADABLE
+        except ArtifactError as error:
+            # As with traces: the storage itself is no property of one picture.
+            if type(error) is ArtifactError:
+                return ScreenProblem.UNREADABLE
+            raise
 
 
 class _Stored(msgspec.Struct, array_like=True, gc=False):

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from sluice_artifacts import canonical_json, digest_bytes
+from sluice_traces.reader import MALFORMED, explain
 
 PLAN_SCHEMA_VERSION = 1
 """Version of the plan file."""
@@ -234,8 +235,8 @@ def read_rows(path: Path) -> Iterator[tuple[RowInfo, int, int]]:
             if stripped.strip():
                 try:
                     tags = row_tags(stripped)
-                except msgspec.DecodeError as error:
-                    raise MixtureError(f"{path.name}: line {number} is no row: {error}") from None
+                except MALFORMED as error:
+                    raise MixtureError(f"{path}: line {number} is no row: {explain(error)}") from None
                 yield RowInfo(hashlib.sha256(stripped).digest(), tags), offset, len(stripped)
             offset += len(line)
 

@@ -23,6 +23,10 @@ SCREENS_SUFFIX = "_screens"
 _TEMPORARY_SUFFIXES = (".tmp", ".part", ".partial", ".crdownload", "~")
 
 
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are not what its decoder wants."""
+
+
 class BadReason(StrEnum):
     """Why a trace file cannot be used."""
 
@@ -145,6 +149,15 @@ def decode(raw: bytes, decoder: "msgspec.json.Decoder[R]", *, oldest: int = OLDE
     return record
 
 
+def explain(error: Exception) -> str:
+    """What is wrong with bytes that raised one of `MALFORMED`, without their text."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(error) if isinstance(error, msgspec.ValidationError) else _explain_syntax(str(error))[1]
+
+
 class _Version(msgspec.Struct):
     schema_version: int | None = None
 
@@ -156,6 +169,8 @@ def explain_mismatch(raw: bytes, message: str) -> BadFileError:
     """Tell a document of an unknown version, whose shape may differ, from one that is no trace at all."""
     try:
         version = _VERSION.decode(raw).schema_version
+    except RecursionError:
+        return BadFileError(BadReason.INVALID_JSON, "nested too deeply")
     except msgspec.DecodeError as error:
         # The document is cut or broken behind the field that stopped the first attempt.
         if not isinstance(error, msgspec.ValidationError):

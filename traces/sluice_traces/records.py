@@ -5,7 +5,7 @@ millions of traces. Fields that are not listed here are skipped while decoding, 
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -49,10 +49,14 @@ class ActionRecord(msgspec.Struct, gc=False):
         return {} if self.params is None else self.params.given()
 
 
+StepIndex = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+"""Position of a step in its run; what a column of a shard can hold."""
+
+
 class StepRecord(msgspec.Struct, gc=False):
     """What judging and converting a step need of it."""
 
-    step_index: int
+    step_index: StepIndex
     """Position in the run, from 0."""
     intent: str | None = None
     """What the step was to achieve, and the page state where the agent is text-only."""

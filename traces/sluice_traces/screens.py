@@ -30,6 +30,8 @@ class ScreenProblem(StrEnum):
     """Its bytes are no PNG."""
     CORRUPT = "corrupt"
     """It is cut, fails a checksum, or does not decode."""
+    UNREADABLE = "unreadable"
+    """The storage refused to hand it out."""
     TOO_LARGE = "too_large"
     """More bytes or pixels than the limit."""
 

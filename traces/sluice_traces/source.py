@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 
 from sluice_artifacts import ArtifactError, ForbiddenError, NotFoundError, ObjectInfo, Store
 from sluice_traces.convert import NO_SCREENS, Screens
+from sluice_traces.local import is_text, name_text
 from sluice_traces.reader import (
     MAX_FILE_BYTES,
     SCREENS_SUFFIX,
@@ -39,6 +40,7 @@ _SCHEMA = """
 CREATE TABLE file (
     path TEXT PRIMARY KEY, uri TEXT NOT NULL, size INTEGER NOT NULL, fingerprint TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE misnamed (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE screens (folder TEXT PRIMARY KEY, steps BLOB NOT NULL, fingerprint BLOB NOT NULL) WITHOUT ROWID;
 """
 _BATCH = 1024
@@ -107,9 +109,15 @@ class Inventory:
         while batch := cursor.fetchmany(_BATCH):
             yield from map(SourceFile._make, batch)
 
+    def misnamed(self) -> Iterator[str]:
+        """Trace files whose names are no text and which no lineage could name, with escapes, in order."""
+        for (path,) in self._index.execute("SELECT path FROM misnamed ORDER BY path"):
+            yield path
+
     def count(self) -> int:
-        """Trace files."""
-        return int(self._index.execute("SELECT COUNT(*) FROM file").fetchone()[0])
+        """Trace files, misnamed ones included."""
+        counted = "SELECT (SELECT COUNT(*) FROM file) + (SELECT COUNT(*) FROM misnamed)"
+        return int(self._index.execute(counted).fetchone()[0])
 
     def screens(self, path: str) -> Screens:
         """Screenshots that belong to the trace file at a path."""
@@ -127,7 +135,10 @@ class Inventory:
 
     def _note(self, path: str, found: ObjectInfo) -> None:
         uri, size = found.uri, found.size
-        if is_trace_name(path):
+        if not is_text(path):
+            if is_trace_name(path):
+                self._index.execute("INSERT OR IGNORE INTO misnamed VALUES (?)", (name_text(path),))
+        elif is_trace_name(path):
             self._index.execute("INSERT OR REPLACE INTO file VALUES (?,?,?,?)", (path, uri, size, _fingerprint(found)))
         elif screen := _SCREEN.fullmatch(path):
             # An empty picture is none.

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from sluice_traces.reader import MALFORMED
+
 
 class CandidateError(ValueError):
     """A row that cannot be brought to the strict shape; the message names the field, never its text."""
@@ -85,7 +87,7 @@ def normalise(raw: bytes, number: int) -> Candidate:
     """
     try:
         row = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except MALFORMED:
         raise CandidateError("not JSON") from None
     if not isinstance(row, dict):
         raise CandidateError("not a JSON object")

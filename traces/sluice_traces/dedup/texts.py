@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from sluice_traces.reader import MALFORMED, explain
+
 
 class _Turn(msgspec.Struct, gc=False):
     value: str
@@ -39,8 +41,8 @@ def row_text(row: bytes) -> str:
         turns = found.conversations
         if not turns and isinstance(found.prompt, list):
             turns = msgspec.convert(found.prompt, tuple[_Turn, ...])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"a line is no row: {error}") from None
+    except MALFORMED as error:
+        raise ValueError(f"is no row: {explain(error)}") from None
     said = [turn.value for turn in turns if turn.role != "system"]
     if isinstance(found.prompt, str):
         said.append(found.prompt)
@@ -56,6 +58,6 @@ def task_texts(suite: bytes) -> list[str]:
     try:
         document = _SUITE.decode(suite)
         tasks = msgspec.convert(document.get("tasks"), list[_Task]) if isinstance(document, dict) else document
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not a suite of tasks: {error}") from None
+    except MALFORMED as error:
+        raise ValueError(f"not a suite of tasks: {explain(error)}") from None
     return [task.task_text for task in tasks]
