@@ -233,6 +233,11 @@ def argocd_role(reporter: Reporter | None = None) -> Path:
     return _manifests(versions.ARGOCD, folder, "*-clusterrole.yaml", reporter)[0]
 
 
+def argocd_scripts(reporter: Reporter | None = None) -> list[Path]:
+    """Scripts that the repository server calls by name; Argo CD's own image has them on its PATH."""
+    return _manifests(versions.ARGOCD, "hack", "git-*.sh", reporter)
+
+
 def argocd_settings(reporter: Reporter | None = None) -> list[Path]:
     """The manifests of Argo CD's own ConfigMaps and Secret."""
     return _manifests(versions.ARGOCD, "manifests/base/config", "argocd-*.yaml", reporter)

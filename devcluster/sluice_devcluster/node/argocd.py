@@ -38,6 +38,9 @@ def _define(node: Node, _: Sandbox, reporter: Reporter) -> None:
     folder = _home(node)
     for part in ("tls", "ssh", "gnupg", "plugins", "tmp"):
         (folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "bin").mkdir(exist_ok=True)
+    for script in gotools.argocd_scripts(reporter):
+        write_atomic(folder / "bin" / script.name, script.read_bytes(), mode=0o755)
     password = _password_file(node)
     if not password.is_file():
         write_atomic(password, secrets.token_urlsafe(24).encode())
@@ -79,7 +82,7 @@ def _settings(node: Node, _: Sandbox) -> None:
 
 def _environment(node: Node) -> Mapping[str, str]:
     home = _home(node)
-    tools = (node.tools["argocd"].parent, node.tools["helm"].parent, node.tools["kustomize"].parent)
+    tools = (home / "bin", node.tools["argocd"].parent, node.tools["helm"].parent, node.tools["kustomize"].parent)
     path = ":".join([*(str(folder) for folder in tools), "/usr/bin", "/bin"])
     return {
         "PATH": path,
@@ -173,7 +176,7 @@ ARGOCD = Addon(
     name="argocd",
     summary="Argo CD core",
     tools=_tools,
-    packages={"redis-server": ("redis-server",), "git": ("git",)},
+    packages={"redis-server": ("redis-server",), "git": ("git",), "gpg": ("gpg",)},
     prepare=_define,
     manifests=_manifests,
     services=(REDIS, REPO_SERVER, CONTROLLER),
