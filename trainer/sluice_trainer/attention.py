@@ -1,15 +1,17 @@
 """Per-document attention over packed rows.
 
-A row is several documents one after the other, without padding. Each document attends to itself alone: attention is
-computed document by document with scaled dot-product attention, so nothing is spent on pairs of tokens that must not
-see each other, and no mask of row length squared is ever built. Positions restart at 0 with every document.
+A row is several documents one after the other, without padding. Each document attends to itself alone, so nothing is
+spent on pairs of tokens that must not see each other, and no mask of row length squared is ever built. Positions
+restart at 0 with every document. `attention_kernels` says which kernel computes a row; on a CPU it is scaled
+dot-product attention, document by document.
 
 The function is registered under `IMPLEMENTATION` in transformers' attention interface; models receive the layout of
 the row as the keyword argument `row_layout` of `forward`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -19,6 +21,17 @@ from transformers import AttentionInterface
 
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.attention_kernels import (
+    Kernel,
+    Offsets,
+    Places,
+    block_mask,
+    choose_kernel,
+    flex_row_attention,
+    offsets,
+    varlen_attention,
+    varlen_kernel,
+)
 
 IMPLEMENTATION = "sluice_documents"
 """Name of the attention in a model's configuration."""
@@ -47,6 +60,19 @@ class RowLayout:
 
     segments: tuple[Segment, ...]
     """One after the other, from the first token of the row to the last."""
+    prepared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What kernels have worked out of the layout, once for all layers."""
+
+    @property
+    def prefixes(self) -> bool:
+        """Whether segments see prefixes besides themselves."""
+        return any(segment.prefix_length for segment in self.segments)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once under a key."""
+        if key not in self.prepared:
+            self.prepared[key] = make()
+        return self.prepared[key]
 
     @classmethod
     def of_lengths(cls, lengths: Sequence[int]) -> "RowLayout":
@@ -75,6 +101,31 @@ class RowLayout:
             for each in self.segments
         ]
         return torch.cat(parts).unsqueeze(0)
+
+    def offsets(self, device: torch.device) -> Offsets:
+        """Bounds of the documents, for the variable-length kernel; of a row without prefixes."""
+        lengths = [segment.end - segment.start for segment in self.segments]
+        found: Offsets = self.once(("offsets", device), lambda: offsets(lengths, device))
+        return found
+
+    def block_mask(self, device: torch.device, window: int | None) -> Any:
+        """FlexAttention's mask of the row."""
+
+        def make() -> Any:
+            counts = torch.tensor([segment.end - segment.start for segment in self.segments])
+
+            def spread(values: Sequence[int]) -> torch.Tensor:
+                return torch.tensor(values).repeat_interleave(counts).to(device)
+
+            places = Places(
+                segment=spread(range(len(self.segments))),
+                position=self.positions(device)[0],
+                prefix_start=spread([segment.prefix[0] for segment in self.segments]),
+                prefix_end=spread([segment.prefix[1] for segment in self.segments]),
+            )
+            return block_mask(places, window)
+
+        return self.once(("blocks", device, window), make)
 
 
 def document_attention(
@@ -127,6 +178,27 @@ def document_attention(
         )
         return found.transpose(1, 2).contiguous(), None
     layout = row_layout or RowLayout.of_lengths([query.shape[2]])
+    kernel = choose_kernel(query.device, query.dtype, head=query.shape[3], prefixes=layout.prefixes)
+    if kernel is Kernel.VARLEN and not dropout and (varlen := varlen_kernel()) is not None:
+        where = layout.offsets(query.device)
+        return varlen_attention(query, key, value, where, scale=scaling, window=sliding_window, kernel=varlen), None
+    if kernel is Kernel.FLEX and not dropout:
+        blocks = layout.block_mask(query.device, sliding_window)
+        return flex_row_attention(query, key, value, blocks, scale=scaling), None
+    return _by_document(query, key, value, layout, scaling=scaling, dropout=dropout, window=sliding_window), None
+
+
+def _by_document(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: RowLayout,
+    *,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+) -> torch.Tensor:
+    """Scaled dot-product attention, document by document; arguments and result as of `document_attention`."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -143,7 +215,7 @@ def document_attention(
             values = torch.cat([last[2][:, :, before], values], dim=2)
         else:
             last = (segment, keys, values)
-        mask = _mask(segment, sliding_window, query.device)
+        mask = layout.once((segment, window, query.device), partial(_mask, segment, window, query.device))
         outputs.append(
             scaled_dot_product_attention(
                 queries,
@@ -156,7 +228,7 @@ def document_attention(
             )
         )
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
-    return output.transpose(1, 2).contiguous(), None
+    return output.transpose(1, 2).contiguous()
 
 
 def _mask(segment: Segment, window: int | None, device: torch.device) -> torch.Tensor | None:
