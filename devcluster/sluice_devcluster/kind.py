@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from sluice_devcluster.errors import ProviderError
 from sluice_devcluster.files import locked, write_atomic
 from sluice_devcluster.kubeconfig import read_cluster
 from sluice_devcluster.kubectl import run_kubectl
+from sluice_devcluster.node.kindnode import import_into_kind, kind_node, start_in_kind, stop_in_kind
+from sluice_devcluster.node.layout import Node
 from sluice_devcluster.providers import (
     Cluster,
     Component,
@@ -33,11 +36,22 @@ class KindProvider:
     Args:
         home: folder of all clusters' folders.
         reporter: where progress is told.
+        addons: names of what is started beside Kubernetes (:func:`~sluice_devcluster.node.addons.known_addons`), in
+            the network of kind's container; needs root.
+        install_packages: let ``apt-get`` install what the add-ons need.
     """
 
-    def __init__(self, *, home: Path | None = None, reporter: Reporter | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        home: Path | None = None,
+        reporter: Reporter | None = None,
+        addons: Sequence[str] = (),
+        install_packages: bool = False,
+    ) -> None:
         self._home = home or clusters_home()
         self._reporter = reporter or default_reporter()
+        self._addons, self._install = tuple(addons), install_packages
 
     def up(self, name: str) -> Cluster:
         """See :class:`~sluice_devcluster.providers.Provider`."""
@@ -54,6 +68,15 @@ class KindProvider:
                     self._create(name, kubeconfig)
             version = run_kubectl(kubeconfig, "get", "--raw=/version").stdout
             server = read_cluster(kubeconfig)[1]["server"]
+            if self._addons:
+                start_in_kind(
+                    name,
+                    folder,
+                    _container(name),
+                    self._addons,
+                    self._reporter,
+                    install_packages=self._install,
+                )
         return Cluster(
             name=name,
             provider=ProviderName.KIND,
@@ -94,9 +117,35 @@ class KindProvider:
                 raise ProviderError(f"cluster {name!r} belongs to the provider {record['provider']!r}")
             self._require_docker()
             with self._reporter.stage(f"delete kind cluster {name}"):
+                stop_in_kind(folder)
                 self._delete(name, folder / "kubeconfig")
             shutil.rmtree(folder)
         return True
+
+    def load(self, name: str, archives: Sequence[Path]) -> list[str]:
+        """Bring image archives into the cluster's container and return the images' names.
+
+        Raises:
+            ProviderError: there is no such file.
+            ComponentError: there is no such cluster, or its runtime refuses an archive.
+        """
+        check_name(name)
+        self._require_docker()
+        images: list[str] = []
+        for archive in archives:
+            if not archive.is_file():
+                raise ProviderError(f"{archive} is not a file: give image archives, as docker save writes them")
+            with self._reporter.stage(f"import {archive.name}"):
+                images += import_into_kind(_container(name), archive)
+        return images
+
+    def node(self, name: str) -> Node:
+        """The cluster's container as a node: its files and addresses.
+
+        Raises:
+            ProviderError: it does not run.
+        """
+        return kind_node(name, self._home / check_name(name), _container(name), {})
 
     def _create(self, name: str, kubeconfig: Path) -> None:
         try:
@@ -133,6 +182,11 @@ class KindProvider:
         if answer.returncode != 0:
             raise ProviderError(f"kind {' '.join(arguments)} ended with {answer.returncode}: {answer.stderr.strip()}")
         return answer.stdout
+
+
+def _container(name: str) -> str:
+    """The only node of a cluster of kind."""
+    return f"{_PREFIX}{name}-control-plane"
 
 
 def _git_version(text: str) -> str:

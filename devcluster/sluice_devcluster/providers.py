@@ -209,7 +209,7 @@ def make_provider(
     if provider is ProviderName.KIND:
         from sluice_devcluster.kind import KindProvider
 
-        return KindProvider(home=home, reporter=reporter)
+        return KindProvider(home=home, reporter=reporter, addons=addons, install_packages=install_packages)
     from sluice_devcluster.existing import ExistingProvider
 
     return ExistingProvider(kubeconfig=kubeconfig, home=home)

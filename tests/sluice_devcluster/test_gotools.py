@@ -125,7 +125,7 @@ def test_kubernetes_takes_its_version_from_the_module(tmp_path):
 
     assert f"k8s.io/component-base/version.gitVersion={tool.version}" in tool.stamps
     assert "k8s.io/component-base/version.gitMajor=1" in tool.stamps
-    with pytest.raises(BuildError, match="cannot read the Go module that requires k8s.io/kubernetes"):
+    with pytest.raises(BuildError, match=r"cannot read the Go module that requires k8s\.io/kubernetes"):
         gotools.kubernetes_tool(tmp_path)
 
 

@@ -26,8 +26,6 @@ class Addon:
     services: tuple[Service, ...] = ()
     prepare: Callable[[Node, Sandbox, Reporter], None] = field(default=lambda _node, _sandbox, _reporter: None)
     """What must be there before its objects are applied."""
-    after: Callable[[Node, Sandbox], None] = field(default=lambda _node, _sandbox: None)
-    """Done when its services are well."""
 
 
 def known_addons() -> dict[str, Addon]:

@@ -1,6 +1,11 @@
 """Who the programs of a node are to the API server: a certificate and a kubeconfig each."""
 
+from pathlib import Path
+
+import yaml
+
 from sluice_devcluster.certs import Authority, Leaf
+from sluice_devcluster.errors import ProviderError
 from sluice_devcluster.kubeconfig import kubeconfig, write_kubeconfig
 from sluice_devcluster.node.layout import NODE_NAME, Node
 from sluice_devcluster.node.objects import USER_PREFIX
@@ -21,6 +26,40 @@ def issue_identities(authority: Authority, address: str) -> dict[str, Leaf]:
     for program in PROGRAMS:
         leaves[program] = authority.issue(f"{USER_PREFIX}{program}")
     return leaves
+
+
+def write_impersonating_kubeconfigs(node: Node, admin: Path) -> None:
+    """Write the programs' kubeconfigs for a cluster whose authority is not ours.
+
+    Each acts as its own identity, by the administrator's right to act as anybody.
+
+    Args:
+        node: whose programs they are; its API server is asked at :attr:`~.layout.Node.server`.
+        admin: the administrator's kubeconfig.
+
+    Raises:
+        ProviderError: ``admin`` is not a kubeconfig with one user.
+    """
+    content = yaml.safe_load(admin.read_text())
+    try:
+        cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ProviderError(f"{admin}: not a kubeconfig with a cluster and a user") from error
+    for program in PROGRAMS:
+        entry = {"cluster": {**cluster, "server": node.server}, "name": node.name}
+        actor = {"user": {**user, "as": f"{USER_PREFIX}{program}"}, "name": program}
+        context = {"context": {"cluster": node.name, "user": program}, "name": node.name}
+        write_kubeconfig(
+            node.kubeconfig(program),
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [entry],
+                "users": [actor],
+                "contexts": [context],
+                "current-context": node.name,
+            },
+        )
 
 
 def write_kubeconfigs(node: Node) -> None:

@@ -59,6 +59,11 @@ def import_archive(sandbox: Sandbox, archive: Path | bytes, *, timeout_s: float 
         if not archive.is_file():
             raise ProviderError(f"{archive} is not a file: give image archives, as buildah push or docker save write")
         said = sandbox.run((*_CTR, "images", "import", str(archive.absolute())), timeout_s=timeout_s)
+    return parse_imported(said)
+
+
+def parse_imported(said: str) -> list[str]:
+    """The images' names in what ``ctr images import`` prints."""
     return [line.split(" ")[1] for line in said.splitlines() if line.startswith("unpacking ")]
 
 

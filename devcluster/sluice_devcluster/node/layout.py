@@ -29,6 +29,8 @@ PORTS: Mapping[str, int] = {
 }
 """Where each component is asked for its health. The node's network is its own, so the usual numbers are always free."""
 
+ALL_NAMESPACES = ("--mount", "--net", "--pid", "--ipc", "--uts")
+
 MOUNT_POINTS = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers")
 """Folders whose paths are fixed in the kubelet and the network plugins: on the node, others lie over them."""
 
@@ -46,6 +48,8 @@ class Node:
     """Folder of the built Kubernetes programs."""
     tools: Mapping[str, Path] = field(default_factory=dict)
     """Other built programs, by name."""
+    namespaces: tuple[str, ...] = ALL_NAMESPACES
+    """Those of the node that its programs are started in, as nsenter names them."""
     resolves_names: bool = True
     """Whether the node's programs, and not only its pods, ask the cluster's DNS."""
 

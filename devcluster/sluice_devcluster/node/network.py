@@ -25,6 +25,8 @@ class NodeNetwork:
     """The addresses of the node with this number, from 0 to :data:`MAX_NODES` - 1."""
 
     index: int
+    node_address: str | None = None
+    """The node's address where somebody else laid the network, as kind does."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < MAX_NODES:
@@ -43,7 +45,7 @@ class NodeNetwork:
     @property
     def address(self) -> str:
         """The node, as the machine and its pods see it."""
-        return f"10.98.{self.index}.2"
+        return self.node_address or f"10.98.{self.index}.2"
 
     @property
     def pod_network(self) -> str:

@@ -1,6 +1,7 @@
 """Kubernetes objects that stand for programs of the node: who they are and where pods find them."""
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,16 +89,28 @@ def apply_definitions(node: Node, paths: Sequence[Path], *, timeout_s: float = 6
         ProviderError: one is refused, or not served within ``timeout_s``.
     """
     apply(node, "\n---\n".join(path.read_text() for path in paths))
-    names = [f"crd/{definition_name(path.read_text(), path)}" for path in paths]
-    run_kubectl(
+    missing = {definition_name(path.read_text(), path) for path in paths}
+    deadline = time.monotonic() + timeout_s
+    while missing := missing - _established(node):
+        if time.monotonic() > deadline:
+            raise ProviderError(f"the API server does not serve {', '.join(sorted(missing))} {timeout_s:.0f} s later")
+        time.sleep(0.2)
+
+
+def _established(node: Node) -> set[str]:
+    """Names of the definitions that are served. kubectl's own wait fails on one that has no condition yet."""
+    condition = '{.status.conditions[?(@.type=="Established")].status}'
+    template = "{range .items[*]}{.metadata.name} " + condition + '{"\\n"}{end}'
+    answer = run_kubectl(
         node.control.kubeconfig,
-        "wait",
-        "--for=condition=Established",
-        f"--timeout={timeout_s:.0f}s",
-        *names,
-        timeout_s=timeout_s + 30,
+        "get",
+        "customresourcedefinitions",
+        f"--output=jsonpath={template}",
         kubectl=node.binaries / "kubectl",
     )
+    return {
+        name for name, _, status in (line.partition(" ") for line in answer.stdout.splitlines()) if status == "True"
+    }
 
 
 def definition_name(text: str, path: Path) -> str:

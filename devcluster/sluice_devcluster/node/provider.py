@@ -1,6 +1,5 @@
 """The node provider: a control plane and one node, on which pods run."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +22,11 @@ from sluice_devcluster.node.kubeproxy import KUBE_PROXY
 from sluice_devcluster.node.layout import Node
 from sluice_devcluster.node.machine import SharedMachine
 from sluice_devcluster.node.network import NodeNetwork
-from sluice_devcluster.node.objects import NAMESPACE, apply
 from sluice_devcluster.node.packages import PACKAGES, require_packages
 from sluice_devcluster.node.runner import NodeRunner, node_health
 from sluice_devcluster.node.sandbox import Sandbox
 from sluice_devcluster.node.service import Service
+from sluice_devcluster.node.starting import start_addons
 from sluice_devcluster.node.state import NodeState
 from sluice_devcluster.providers import (
     Cluster,
@@ -93,8 +92,7 @@ class NodeProvider:
             runner = self._runner(name, folder, state, tools)
             if not (state.complete and self._whole(runner)):
                 runner = self._start_node(name, folder, state, tools)
-            for addon in addons:
-                self._start_addon(runner, addon)
+            start_addons(runner, addons, self._reporter)
             return self._cluster(runner)
 
     def status(self, name: str) -> Status:
@@ -218,9 +216,10 @@ class NodeProvider:
             # Not complete until all of it is up again: a crash in between is then swept, not trusted.
             runner.record(version=gotools.kubernetes_tool().version)
             runner.create()
+            started = datetime.now(UTC)
             write_kubeconfigs(runner.node)
             runner.start(base_services())
-            runner.await_node()
+            runner.await_node(started)
             runner.record(complete=True)
         except BaseException:
             # Also on Ctrl-C. The logs stay for whoever looks; the next up sweeps them.
@@ -248,27 +247,6 @@ class NodeProvider:
         # etcd insists that nobody else can look into its data.
         control.data.mkdir(mode=0o700)
         node.configuration.mkdir(parents=True)
-
-    def _start_addon(self, runner: NodeRunner, addon: Addon) -> None:
-        """Apply an add-on's objects and start its programs; on failure none of them is left running."""
-        well = addon.name in runner.state.addons and all(runner.health(service)[0] for service in addon.services)
-        if well:
-            return
-        try:
-            with self._reporter.stage(f"apply {addon.name}"):
-                apply(
-                    runner.node, json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-                )
-                addon.prepare(runner.node, runner.sandbox(), self._reporter)
-                for manifest in addon.manifests(runner.node, self._reporter):
-                    apply(runner.node, manifest)
-            runner.start(addon.services)
-            addon.after(runner.node, runner.sandbox())
-        except BaseException:
-            runner.end(addon.services)
-            raise
-        if addon.name not in runner.state.addons:
-            runner.record(addons=(*runner.state.addons, addon.name))
 
     def _whole(self, runner: NodeRunner) -> bool:
         init = runner.state.init

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from sluice_devcluster.errors import ComponentError
@@ -46,7 +47,7 @@ class NodeRunner:
         """
         if self.state.init is None:
             raise ComponentError(f"the node of cluster {self.node.name} does not run")
-        return Sandbox(self.state.init, owner=str(self.node.folder))
+        return Sandbox(self.state.init, owner=str(self.node.folder), namespaces=self.node.namespaces)
 
     def create(self) -> None:
         """Make the node's folders, control groups, namespaces and network.
@@ -134,15 +135,18 @@ class NodeRunner:
             time.sleep(_POLL_S)
         service.after(node, sandbox)
 
-    def await_node(self) -> None:
+    def await_node(self, since: datetime) -> None:
         """Wait until Kubernetes calls the node Ready and pods can be created.
+
+        A node that was up before is called Ready until Kubernetes has noticed otherwise, so its kubelet must have been
+        heard of ``since`` it was started.
 
         Raises:
             ComponentError: that did not happen in time.
         """
         deadline = time.monotonic() + _NODE_READY_S
         with self._reporter.stage("wait for the node to be Ready"):
-            while not (health := node_health(self.node))[0]:
+            while not (health := node_health(self.node))[0] or not _heard_since(self.node, since):
                 if time.monotonic() > deadline:
                     log = self.node.log("kubelet")
                     raise ComponentError(f"the node is not Ready: {health[1]}; the end of {log}:\n{tail(log)}")
@@ -158,6 +162,14 @@ def node_health(node: Node) -> Health:
         return False, message or "is not registered"
     account = _kubectl(node, "get", "serviceaccount", "default", "--namespace=default", "--output=name")
     return (True, "Ready") if account.strip() else (False, "the default service account does not exist yet")
+
+
+def _heard_since(node: Node, moment: datetime) -> bool:
+    """Whether the kubelet has reported the node's conditions since ``moment``, which it does as soon as it starts."""
+    template = '{.status.conditions[?(@.type=="Ready")].lastHeartbeatTime}'
+    text = _kubectl(node, "get", "node", NODE_NAME, f"--output=jsonpath={template}")
+    # Kubernetes writes whole seconds.
+    return bool(text) and datetime.fromisoformat(text) >= moment.replace(microsecond=0)
 
 
 def _kubectl(node: Node, *arguments: str) -> str:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from sluice_devcluster.errors import ComponentError
 from sluice_devcluster.files import tail
+from sluice_devcluster.node.layout import ALL_NAMESPACES
 from sluice_devcluster.node.network import Command
 from sluice_devcluster.processes import ProcessId, alive, identify, start, stop
 
@@ -23,7 +24,6 @@ _INIT = Path(__file__).with_name("init.py")
 _POLL_S = 0.02
 _BIRTH_S = 20.0
 _CLONE_NEWNET = 0x40000000
-_NAMESPACES = ("--mount", "--net", "--pid", "--ipc", "--uts")
 
 
 class Sandbox:
@@ -32,10 +32,11 @@ class Sandbox:
     Args:
         init: that process, as the machine sees it.
         owner: marker of every process that is started inside.
+        namespaces: those that are entered; without the one of the processes, what is started is the machine's own.
     """
 
-    def __init__(self, init: ProcessId, *, owner: str) -> None:
-        self.init, self._owner = init, owner
+    def __init__(self, init: ProcessId, *, owner: str, namespaces: Sequence[str] = ALL_NAMESPACES) -> None:
+        self.init, self._owner, self._namespaces = init, owner, namespaces
 
     @property
     def alive(self) -> bool:
@@ -51,7 +52,7 @@ class Sandbox:
         if not self.alive:
             raise ComponentError("the node's namespaces are gone: bring the cluster up again (sluice cluster up)")
         nsenter = find_program("nsenter")
-        return [nsenter, "--target", str(self.init.pid), *_NAMESPACES, "--", *(os.fspath(word) for word in argv)]
+        return [nsenter, "--target", str(self.init.pid), *self._namespaces, "--", *(os.fspath(word) for word in argv)]
 
     def run(self, argv: Sequence[str | Path], *, stdin: bytes | None = None, timeout_s: float = 60.0) -> str:
         """Run a command inside to its end and return what it printed.
@@ -70,7 +71,8 @@ class Sandbox:
         Raises:
             ComponentError: it cannot be started, or ended at once.
         """
-        return only_child(start(self.command(argv), log=log, owner=self._owner, env=env), log)
+        started = start(self.command(argv), log=log, owner=self._owner, env=env)
+        return only_child(started, log) if "--pid" in self._namespaces else started
 
     def in_network(self, function: Callable[[], T]) -> T:
         """Call ``function`` in a thread whose sockets are the node's, as if it ran there."""
@@ -113,7 +115,7 @@ def create_sandbox(
     unshare = start(
         [
             find_program("unshare"),
-            *_NAMESPACES,
+            *ALL_NAMESPACES,
             "--propagation=private",
             "--fork",
             "--kill-child",
