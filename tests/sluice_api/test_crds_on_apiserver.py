@@ -98,6 +98,8 @@ BAD = [
         {"suite": "smoke-8", "gates": [{"atStep": 81}], "extendTo": 90},
         "spec.probes.gates[].atStep must not exceed",
     ),
+    ("finetunerun", "spec.minWorkers", 2, "spec.minWorkers must not exceed spec.workers"),
+    ("finetunerun", "spec.strategy", "fsdp", "spec.strategy fsdp"),
     ("evalrun", "spec.candidate", {}, "exactly one of fineTuneRunRef, channel and endpoint"),
     (
         "evalrun",

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy, logsigmoid
 
+from documents import tokenize_rows
 from sluice_api.contracts.dataset import PreferenceRow, SftRow
 from sluice_api.contracts.jobs import ProbeResult
 from sluice_trainer.attention import IMPLEMENTATION
@@ -22,7 +23,7 @@ from sluice_trainer.plan import Plan, PlanConfig, build_plan
 from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.snapshot import Take
-from sluice_trainer.tokenise import Document, tokenize_rows
+from sluice_trainer.tokenise import Document
 from tiny_models import preference_row, sft_row, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")

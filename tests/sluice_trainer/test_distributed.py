@@ -110,6 +110,17 @@ def test_whole_weights_go_on_where_shared_ones_were_stopped(
     assert torch.allclose(weights(recipe), alone[1], atol=1e-4)
 
 
+@pytest.mark.soak
+def test_a_mixture_whose_experts_are_trained_is_shared_out_too(tmp_path: Path) -> None:
+    mixture = {"architecture": "qwen3_moe", "roles": frozenset({"norm", "router", "experts"})}
+    hooks, recipe = Recorder(), make_recipe(**mixture)
+    run(recipe, hooks)
+    found = in_processes(train_in_a_group, 2, tmp_path / "store", None, pickle.dumps(None), True, mixture)
+    for _, losses, values, _ in found:
+        assert losses == pytest.approx([record.loss for record in hooks.records], abs=1e-4)
+        assert torch.allclose(torch.from_numpy(values), weights(recipe), atol=1e-4)
+
+
 def test_whole_jobs_with_shared_weights_publish_the_adapter_of_one_worker(tmp_path: Path) -> None:
     """Both methods: the reference of preference training, too, is computed by processes that have to meet.
 

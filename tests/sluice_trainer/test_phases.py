@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from documents import tokenize_rows
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass, ProbeResult
 from sluice_artifacts.reporting import WorkerError
@@ -17,7 +18,6 @@ from sluice_trainer.plan import Plan, PlanConfig, build_plan
 from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
-from sluice_trainer.tokenise import tokenize_rows
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")

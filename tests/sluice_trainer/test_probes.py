@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from documents import tokenize_rows
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import ProbeGate, ProbePlan, ProbeResult, StopReason, StopRule
 from sluice_trainer.attention import IMPLEMENTATION
@@ -17,7 +18,6 @@ from sluice_trainer.probes import gate_met, is_due, pass_rate_stalled, syntax_dr
 from sluice_trainer.recipes import SftRecipe, row_loss, sft_sizes
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
-from sluice_trainer.tokenise import tokenize_rows
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")

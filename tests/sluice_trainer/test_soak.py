@@ -7,12 +7,14 @@ workers, the Ray head and the operator itself are killed in turn.
 import json
 import os
 import random
+import runpy
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from operator_fixtures import new_place
 from paused_training import DEADLINE, paused
@@ -21,7 +23,7 @@ from sluice_devcluster.ray import RayHead
 from sluice_trainer import worker
 from tiny_models import preference_row, publish_rows
 from training_jobs import Workplace
-from training_killer import METHODS, Trial
+from training_killer import METHODS, Trial, built
 
 pytestmark = pytest.mark.soak
 KILLS = 50
@@ -123,3 +125,34 @@ def test_neither_worker_nor_head_nor_operator_changes_an_adapter_by_dying(
     print(json.dumps(figures), flush=True)
     assert sum(trial.tally.kills.values()) == KILLS
     assert trial.tally.resumed > KILLS // 4, "most kills come after a first checkpoint"
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "code_model"
+
+
+@pytest.mark.timeout(1800)
+def test_the_example_of_a_schedule_ends_through_the_operator_as_its_page_says(
+    cluster: Any, kubectl: Any, crds: None, zygote: Any, tmp_path: Path
+) -> None:
+    make_base = runpy.run_path(str(EXAMPLE / "make_base.py"))["make_base"]
+    manifest = yaml.safe_load((EXAMPLE / "finetunerun.yaml").read_text())
+    rows = [json.loads(line) for line in (EXAMPLE / "rows.jsonl").read_text().splitlines()]
+    with (
+        RayHead(num_cpus=4) as head,
+        new_place(cluster, kubectl, head, zygote, tmp_path) as place,
+        place.operator() as operator,
+    ):
+        Trial(place, head, operator, random.Random(0))
+        make_base(place.root / "mixture")
+        built(place, manifest["spec"]["datasetRef"]["name"], publish_rows(f"{place.uri}datasets/", rows), "sft")
+        manifest["spec"] |= {
+            "baseModel": {"uri": f"{place.uri}mixture/"},
+            "output": place.uri,
+            "profile": "train",
+        }
+        place.apply(manifest)
+        status = place.wait_phase("finetunerun", "code-model-a1", "Succeeded", "Failed", timeout_s=1200)
+    assert (status["stopReason"], status["adapter"]["steps"]) == ("PassRateStalls", 750)
+    assert (status["lastProbe"]["step"], status["lastProbe"]["passed"]) == (750, 0)
+    assert status["adapter"]["finalLoss"] == pytest.approx(4.786, abs=0.01)
+    assert "ended early: PassRateStalls" in status["message"]

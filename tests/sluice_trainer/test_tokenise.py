@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from documents import tokenize_rows
 from sluice_api.chat import to_messages
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
-from sluice_trainer.tokenise import render_segments, tokenize_rows
+from sluice_trainer.tokenise import render_segments
 from tiny_models import sft_row, tiny_tokenizer
 
 QWEN = (

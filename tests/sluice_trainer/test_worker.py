@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from documents import tokenize_rows
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass, Progress, TrainJob, TrainOutput
@@ -22,7 +23,6 @@ from sluice_trainer import worker
 from sluice_trainer.plan import build_plan
 from sluice_trainer.recipes import sft_sizes
 from sluice_trainer.settings import check_job
-from sluice_trainer.tokenise import tokenize_rows
 from tiny_models import publish_rows, save_base, sft_row
 from training_jobs import Workplace
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from documents import tokenize_rows
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import ProbeResult, TrainJob
 from sluice_trainer.attention import IMPLEMENTATION
@@ -17,7 +18,6 @@ from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.sharding import shard
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
-from sluice_trainer.tokenise import tokenize_rows
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -57,10 +57,12 @@ def make_plan(**options: Any) -> Plan:
     return build_plan(sft_sizes(DOCUMENTS), PlanConfig(**settings))
 
 
-def make_recipe(dropout: float = 0.0, shards: int = 1) -> SftRecipe:
-    base = tiny_model(tiny_tokenizer()).requires_grad_(False)
+def make_recipe(
+    dropout: float = 0.0, shards: int = 1, architecture: str = "llama", roles: frozenset[str] = frozenset()
+) -> SftRecipe:
+    base = tiny_model(tiny_tokenizer(), architecture=architecture).requires_grad_(False)
     base.set_attn_implementation(IMPLEMENTATION)
-    model = fuse(add_adapter(base, LoraSettings(rank=8, alpha=16, dropout=dropout), seed=5))
+    model = fuse(add_adapter(base, LoraSettings(rank=8, alpha=16, dropout=dropout, roles=roles), seed=5))
     if shards > 1:
         shard(model, CPU, shards)
     return SftRecipe(model, DOCUMENTS, trained_parameters(model), CPU)
@@ -80,7 +82,14 @@ def run(recipe: SftRecipe, hooks: Recorder, **options: Any) -> Trained:
 
 
 def train_in_a_group(
-    rank: int, size: int, store: str, results: Any, stop_after: int | None, resume: bytes, sharded: bool = False
+    rank: int,
+    size: int,
+    store: str,
+    results: Any,
+    stop_after: int | None,
+    resume: bytes,
+    sharded: bool = False,
+    model: dict[str, Any] | None = None,
 ) -> None:
     """Train in one of several processes and tell what it saw; process 0 resumes from, and gives, a pickled snapshot.
 
@@ -91,7 +100,7 @@ def train_in_a_group(
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     try:
-        hooks, recipe = Recorder(stop_after), make_recipe(shards=size if sharded else 1)
+        hooks, recipe = Recorder(stop_after), make_recipe(shards=size if sharded else 1, **(model or {}))
         group = ProcessGroup()
         group.lockstep = sharded
         run(recipe, hooks, group=group, resume=pickle.loads(resume) if rank == 0 else None)

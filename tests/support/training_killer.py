@@ -60,7 +60,8 @@ class Trial:
         makers = {"sft": sft_row, "dpo": preference_row}
         for method, row_format in METHODS.items():
             rows = [makers[method](number) for number in range(30)]
-            self._built(f"data-{method}", publish_rows(f"{place.uri}datasets/", rows, dataset_format=row_format))
+            ref = publish_rows(f"{place.uri}datasets/", rows, dataset_format=row_format)
+            built(place, f"data-{method}", ref, row_format)
         self.write_profile()
 
     def write_profile(self) -> None:
@@ -178,14 +179,14 @@ class Trial:
         self.operator.kill()
         return True
 
-    def _built(self, name: str, ref: ArtifactRef) -> None:
-        """A TraceDataset with this version, as if it had been built."""
-        row_format = METHODS[name.removeprefix("data-")]
-        convert = {"requireScreenshot": False, "format": row_format}
-        self.place.apply(dataset(self.place.uri, name, suspend=True, convert=convert))
-        version = {"digest": ref.digest, "uri": ref.uri, "rows": 30, "createdAt": "2026-01-01T00:00:00Z"}
-        status = {"status": {"phase": "Ready", "latest": version, "versions": [version]}}
-        self.place.patch("tracedataset", name, status, "--subresource=status")
+
+def built(place: Place, name: str, ref: ArtifactRef, row_format: str) -> None:
+    """A TraceDataset with this version, as if it had been built."""
+    convert = {"requireScreenshot": False, "format": row_format}
+    place.apply(dataset(place.uri, name, suspend=True, convert=convert))
+    version = {"digest": ref.digest, "uri": ref.uri, "rows": 30, "createdAt": "2026-01-01T00:00:00Z"}
+    status = {"status": {"phase": "Ready", "latest": version, "versions": [version]}}
+    place.patch("tracedataset", name, status, "--subresource=status")
 
 
 def _is_worker(process: ProcessId) -> bool:

@@ -12,9 +12,6 @@ import torch
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from sluice_api.contracts.jobs import FailureClass
-from sluice_artifacts.reporting import WorkerError
-
 
 def layers_of(model: Any) -> list[torch.nn.Module]:
     """The decoder's layers, in order; empty where the model keeps them elsewhere than transformers' decoders do."""
@@ -27,17 +24,7 @@ def shard(model: Any, device: torch.device, workers: int) -> None:
 
     From then on all of them have to do every forward and backward pass together. The model may lie on the CPU: its
     layers reach the device one at a time.
-
-    Raises:
-        WorkerError: `UserError` where an adapter updates whole tensors of experts, which layers must hold as they are.
     """
-    config = model.peft_config["default"]
-    if config.target_parameters:
-        message = (
-            f"strategy fsdp cannot share out layers whose {', '.join(sorted(config.target_parameters))} are trained: "
-            "set strategy to ddp, or leave experts out of phases"
-        )
-        raise WorkerError(FailureClass.USER_ERROR, message)
     layers = layers_of(model)
     mesh = init_device_mesh(device.type, (workers,))
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sluice_api.chat import to_messages
-from sluice_api.contracts.dataset import SftRow, Turn
+from sluice_api.contracts.dataset import Turn
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.chat_plan import ChatPlan, fill
@@ -164,19 +164,6 @@ class Documents(Sequence[Document]):
         place = range(len(self))[index]
         start, end = self._bounds[place], self._bounds[place + 1]
         return Document(ids=self._ids[start:end].astype(np.int64), scored=np.array(self._scored[start:end]))
-
-
-def tokenize_rows(rows: Sequence[SftRow], tokenizer: Any) -> list[Document]:
-    """Documents of supervised rows, in the rows' order.
-
-    Args:
-        rows: rows that `sft_objection` has nothing against.
-        tokenizer: a transformers tokenizer with a chat template.
-
-    Raises:
-        WorkerError: `UserError` when the tokenizer has no chat template or the template rewrites earlier turns.
-    """
-    return list(Documents(join_batches(Tokeniser(tokenizer).encode(row.conversations for row in rows))))
 
 
 def join_batches(batches: Iterable[TokenBatch]) -> TokenBatch:

@@ -50,9 +50,13 @@ class Eyes:
         """Those of a base model, whose tokenizer is given; None where it reads text only.
 
         Raises:
-            WorkerError: `UserError`, naming `uri`, for a base that sees, but not in a way that is known here.
+            WorkerError: `UserError`, naming `uri`, for a base that nobody knows, or that sees in a way not known here.
         """
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            message = f"{uri}: transformers cannot read its config.json ({type(error).__name__}): {error}"
+            raise WorkerError(FailureClass.USER_ERROR, message[:1000]) from error
         if getattr(config, "vision_config", None) is None:
             return None
         if config.model_type not in FAMILIES:
