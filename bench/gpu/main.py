@@ -1,18 +1,23 @@
 """Training on one accelerator against TRL: tokens and pairs per second, peak memory, share of the device's peak.
 
-    python bench/gpu/main.py [--only sft dpo] [--shape 8b] [--turns 30] [--device cuda] [--json FILE]
+    python bench/gpu/main.py [--only sft vision dpo] [--shape 8b] [--turns 30] [--minutes 9] [--json FILE]
+    python bench/gpu/main.py --smoke
 
 Shapes are those of models of 7 to 8 billion parameters, with random weights, which do as well for speed. Contenders,
 data and rules are those of `bench/train`; a contender has the device to itself, since two models of this size would
-not measure memory fairly side by side, and the rounds alternate. `--device cpu --shape tiny` shows that it runs.
+not measure memory fairly side by side, and the rounds alternate. TRL runs packed with its own attention, with
+FlexAttention, and compiled: the fastest counts. `--smoke` runs everything once on a processor at a tiny shape, to show
+that it runs; its figures mean nothing.
 """
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -21,25 +26,52 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 
 import contenders
+import vision
 import workload
 from turns import Turn
 
 SHAPES = {
     "8b": workload.Toy(size=4096, layers=36, middle=12_288, head=128, device="cuda", bf16=True, chats=256),
-    "tiny": workload.Toy(size=64, layers=2, chats=24),
+    "tiny": workload.Toy(size=64, layers=2, head=16, chats=24, row=512, pairs=2),
 }
 """Models by name: Qwen3-8B's shape (with a head over 32,000 tokens), and one for trying this script out."""
-WARM_UP = 3
-"""Steps of a round that do not count."""
-ROUNDS = 3
+ROUNDS = 2
 """Rounds; the contenders alternate."""
 WORK: dict[str, dict[str, Callable[..., None]]] = {
-    "sft": {"sluice": contenders.sft_sluice, "TRL packed": contenders.sft_trl_packed},
+    "sft": {
+        "sluice": contenders.sft_sluice,
+        "TRL packed": contenders.sft_trl_packed,
+        "TRL flex": contenders.sft_trl_flex,
+        "TRL compiled": contenders.sft_trl_compiled,
+    },
+    "vision": dict(vision.CONTENDERS),
     "dpo": {"sluice": contenders.dpo_sluice, "TRL": contenders.dpo_trl},
 }
-"""Contenders by kind of work."""
-REACH = {"sft": (1.5, 0.6), "dpo": (2.5, 0.6)}
+"""Contenders by kind of work; the product comes first."""
+NEED_ACCELERATOR = frozenset({"TRL flex", "TRL compiled"})
+"""Contenders that do not run on a processor."""
+REACH = {"sft": (1.5, 0.6), "vision": (2.0, 0.6), "dpo": (2.5, 0.6)}
 """Asked for: speed at least, and memory at most, against TRL."""
+UNITS = {"sft": "tokens", "vision": "samples", "dpo": "pairs"}
+"""What is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How much is measured."""
+
+    toy: workload.Toy
+    """The language model."""
+    shape: str
+    """Its name."""
+    steps: int
+    """Steps of a contender that count, over all rounds."""
+    warm_up: int
+    """Steps of a round that do not."""
+    rounds: int
+    """Rounds."""
+    seconds: float
+    """Time for one kind of work; no round but the first begins after it."""
 
 
 class _OwnTurns(Turn):
@@ -67,36 +99,44 @@ class _OwnTurns(Turn):
         self.units.append(units)
 
 
-def _round(function: Callable[..., None], connection: Connection, steps: int, toy: workload.Toy) -> None:
+def _round(function: Callable[..., None], connection: Connection, run: Run, options: dict[str, Any]) -> None:
     """One contender's round in a process of its own."""
     import torch
 
-    turns = _OwnTurns(connection, WARM_UP + steps)
+    turns = _OwnTurns(connection, run.warm_up + max(1, run.steps // run.rounds))
+    started = time.perf_counter()
 
     def ready() -> Turn:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         return turns
 
-    function(ready, toy=toy)
+    function(ready, toy=run.toy, **options)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     reserved = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
-    counted = slice(WARM_UP, None)
-    connection.send((turns.seconds[counted], turns.units[counted], peak, reserved))
+    counted = slice(run.warm_up, None)
+    # Loading, compiling and warm-up: what a short run pays besides.
+    before = time.perf_counter() - started - sum(turns.seconds[counted])
+    connection.send((turns.seconds[counted], turns.units[counted], peak, reserved, before))
 
 
-def measure(part: str, toy: workload.Toy, steps: int) -> dict[str, dict[str, float]]:
+def measure(part: str, run: Run) -> dict[str, dict[str, float]]:
     """Rates and memory of each contender, over alternating rounds.
 
     Raises:
         RuntimeError: a contender failed.
     """
     context = multiprocessing.get_context("spawn")
-    found: dict[str, list[Any]] = {name: [] for name in WORK[part]}
-    for _ in range(ROUNDS):
-        for name, function in WORK[part].items():
+    able = {name: each for name, each in WORK[part].items() if run.toy.device != "cpu" or name not in NEED_ACCELERATOR}
+    found: dict[str, list[Any]] = {name: [] for name in able}
+    options = {"shape": run.shape} if part == "vision" else {}
+    began = time.monotonic()
+    for number in range(run.rounds):
+        if number and time.monotonic() - began > run.seconds * number / (number + 1):
+            break
+        for name, function in able.items():
             mine, theirs = context.Pipe()
-            process = context.Process(target=_round, args=(function, theirs, max(1, steps // ROUNDS), toy))
+            process = context.Process(target=_round, args=(function, theirs, run, options))
             process.start()
             theirs.close()
             try:
@@ -107,10 +147,11 @@ def measure(part: str, toy: workload.Toy, steps: int) -> dict[str, dict[str, flo
                 process.join()
     return {
         name: {
-            "rate": sum(sum(units) for _, units, _, _ in rounds) / sum(sum(seconds) for seconds, _, _, _ in rounds),
-            "step_seconds": median(second for seconds, _, _, _ in rounds for second in seconds),
-            "peak_gib": max(peak for _, _, peak, _ in rounds) / 2**30,
-            "reserved_gib": max(reserved for _, _, _, reserved in rounds) / 2**30,
+            "rate": sum(sum(each[1]) for each in rounds) / sum(sum(each[0]) for each in rounds),
+            "step_seconds": median(second for each in rounds for second in each[0]),
+            "peak_gib": max(each[2] for each in rounds) / 2**30,
+            "reserved_gib": max(each[3] for each in rounds) / 2**30,
+            "before_seconds": median(each[4] for each in rounds),
         }
         for name, rounds in found.items()
     }
@@ -139,14 +180,16 @@ def show(part: str, toy: workload.Toy, found: dict[str, dict[str, float]]) -> No
 
     from sluice_trainer.flops import peak_of
 
-    unit = "tokens" if part == "sft" else "pairs"
-    print(f"\n{part.upper()}, real {unit}" if part == "sft" else f"\n{part.upper()}, {unit}")
+    unit = UNITS[part]
+    print(f"\n{part}, real {unit}" if part == "sft" else f"\n{part}, {unit}")
     for name, each in found.items():
         print(
             f"  {name:<12} {each['rate']:>10,.1f} {unit}/s   {each['step_seconds']:>7.3f} s a step   "
-            f"{each['peak_gib']:>6.2f} GiB allocated, {each['reserved_gib']:.2f} reserved"
+            f"{each['peak_gib']:>6.2f} GiB allocated, {each['reserved_gib']:.2f} reserved   "
+            f"{each['before_seconds']:.0f} s before the first step that counts"
         )
-    ours, theirs = found["sluice"], next(each for name, each in found.items() if name != "sluice")
+    ours = found["sluice"]
+    theirs = max((each for name, each in found.items() if name != "sluice"), key=lambda each: each["rate"])
     speed, (fast, lean) = ours["rate"] / theirs["rate"], REACH[part]
     print(f"  speed against TRL {speed:.2f} x (asked for: >= {fast}) {'reached' if speed >= fast else 'NOT reached'}")
     if theirs["peak_gib"]:
@@ -167,17 +210,27 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), default="8b", help="model (%(default)s)")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where (%(default)s)")
     parser.add_argument("--turns", type=int, default=30, help="steps that count, over all rounds (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time for one kind of work (%(default)s)")
+    parser.add_argument("--smoke", action="store_true", help="everything once, tiny, on a processor")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     import torch
 
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("there is no CUDA or ROCm device here: try --device cpu --shape tiny, or run it where one is")
-    toy = workload.Toy(**{**vars(SHAPES[arguments.shape]), "device": arguments.device})
+    device, shape = ("cpu", "tiny") if arguments.smoke else (arguments.device, arguments.shape)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no CUDA or ROCm device here: try --smoke, or run it where one is")
+    run = Run(
+        toy=dataclasses.replace(SHAPES[shape], device=device),
+        shape=shape,
+        steps=1 if arguments.smoke else arguments.turns,
+        warm_up=1 if arguments.smoke else 3,
+        rounds=1 if arguments.smoke else ROUNDS,
+        seconds=60 * arguments.minutes,
+    )
     figures = {}
     for part in arguments.only:
-        figures[part] = measure(part, toy, arguments.turns)
-        show(part, toy, figures[part])
+        figures[part] = measure(part, run)
+        show(part, run.toy, figures[part])
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

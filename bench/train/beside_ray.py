@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import workload
@@ -42,8 +43,10 @@ def _rows(path: Path) -> Path:
     return path
 
 
-def measure(toy: workload.Toy, rounds: int) -> dict[str, list[float]]:
+def measure(toy: workload.Toy, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Tokens per second of each run, by how it was run, both in turns on one machine.
+
+    No round but the first begins after `seconds`; every other round begins with the other way.
 
     Raises:
         RuntimeError: a run failed.
@@ -60,8 +63,11 @@ def measure(toy: workload.Toy, rounds: int) -> dict[str, list[float]]:
         folder = Path(scratch)
         os.environ[worker.CACHE_VARIABLE] = str(folder / "cache")
         base, rows = _base(folder / "base", toy), _rows(folder / "rows.jsonl")
+        began = time.monotonic()
         for number in range(rounds):
-            for way, function in ways.items():
+            if number and time.monotonic() - began > seconds:
+                break
+            for way, function in list(ways.items())[:: -1 if number % 2 else 1]:
                 argv = [
                     "train", "--train-jsonl", str(rows), "--base-model", str(base),
                     "--output-dir", str(folder / f"{way.replace(' ', '-')}-{number}"),

@@ -49,12 +49,14 @@ def _adapted(toy: workload.Toy) -> Any:
     return fuse(add_adapter(base, LoraSettings(rank=workload.RANK, alpha=workload.ALPHA), seed=0))
 
 
-def _carry_out(ready: Ready, recipe: Any, sizes: Any, units: Callable[[Any], float], **shape: Any) -> None:
+def _carry_out(
+    ready: Ready, toy: workload.Toy, recipe: Any, sizes: Any, units: Callable[[Any], float], **shape: Any
+) -> None:
     from sluice_trainer.loop import LoopConfig, train
     from sluice_trainer.plan import PlanConfig, build_plan
     from sluice_trainer.schedule import Schedule
 
-    plan = build_plan(sizes, PlanConfig(max_length=workload.ROW_TOKENS, max_steps=100_000 // len(sizes), **shape))
+    plan = build_plan(sizes, PlanConfig(max_length=toy.row, max_steps=100_000 // len(sizes), **shape))
     schedule = Schedule(peak=workload.RATE, steps=len(plan.steps), decay="constant", warmup_ratio=0.0)
     try:
         train(plan, _TurnHooks(ready(), units), recipe=recipe, config=LoopConfig(schedule=schedule))
@@ -69,7 +71,7 @@ def sft_sluice(ready: Ready, toy: workload.Toy) -> None:
 
     model, documents = _adapted(toy), workload.chats(toy.chats)
     recipe = SftRecipe(model, documents, trained_parameters(model), torch.device(toy.device))
-    _carry_out(ready, recipe, sft_sizes(documents), lambda record: record.tokens, tokens_per_step=workload.ROW_TOKENS)
+    _carry_out(ready, toy, recipe, sft_sizes(documents), lambda record: record.tokens, tokens_per_step=toy.row)
 
 
 def dpo_sluice(ready: Ready, toy: workload.Toy) -> None:
@@ -82,7 +84,7 @@ def dpo_sluice(ready: Ready, toy: workload.Toy) -> None:
     device = torch.device(toy.device)
 
     def reference() -> torch.Tensor:
-        return reference_log_probabilities(model, pairs, row_tokens=workload.ROW_TOKENS, device=device, group=Alone())
+        return reference_log_probabilities(model, pairs, row_tokens=toy.row, device=device, group=Alone())
 
     recipe = DpoRecipe(
         model, pairs, trained_parameters(model), reference=reference(), beta=workload.BETA, device=device
@@ -98,10 +100,11 @@ def dpo_sluice(ready: Ready, toy: workload.Toy) -> None:
 
     _carry_out(
         lambda: _WithReference(ready(), reference, len(pairs)),
+        toy,
         recipe,
         pair_sizes(pairs),
         units,
-        tokens_per_step=round(mean * workload.PAIRS_PER_STEP),
+        tokens_per_step=round(mean * toy.pairs),
     )
 
 
@@ -207,7 +210,14 @@ def _real(examples: list[dict[str, Any]]) -> float:
     return float(len(examples))
 
 
-def _sft_trl(ready: Ready, toy: workload.Toy, **options: Any) -> None:
+def _peer_model(toy: workload.Toy, attention: str | None) -> Any:
+    model = workload.toy_model(toy)
+    if attention is not None:
+        model.set_attn_implementation(attention)
+    return model
+
+
+def _sft_trl(ready: Ready, toy: workload.Toy, *, attention: str | None = None, **options: Any) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from datasets import Dataset
@@ -222,8 +232,8 @@ def _sft_trl(ready: Ready, toy: workload.Toy, **options: Any) -> None:
 
     def make(folder: str) -> Any:
         return SFTTrainer(
-            model=workload.toy_model(toy),
-            args=SFTConfig(**_settings(folder, toy, max_length=workload.ROW_TOKENS, **options)),
+            model=_peer_model(toy, attention),
+            args=SFTConfig(**_settings(folder, toy, max_length=toy.row, **options)),
             train_dataset=data,
             processing_class=_tokenizer(),
             peft_config=_peft_config(),
@@ -235,6 +245,16 @@ def _sft_trl(ready: Ready, toy: workload.Toy, **options: Any) -> None:
 def sft_trl_packed(ready: Ready, toy: workload.Toy) -> None:
     """TRL: packed rows of as many tokens, one a step."""
     _sft_trl(ready, toy, packing=True, per_device_train_batch_size=1)
+
+
+def sft_trl_flex(ready: Ready, toy: workload.Toy) -> None:
+    """TRL: packed rows through FlexAttention, which needs an accelerator."""
+    _sft_trl(ready, toy, attention="flex_attention", packing=True, per_device_train_batch_size=1)
+
+
+def sft_trl_compiled(ready: Ready, toy: workload.Toy) -> None:
+    """TRL: packed rows, FlexAttention, the model compiled."""
+    _sft_trl(ready, toy, attention="flex_attention", packing=True, per_device_train_batch_size=1, torch_compile=True)
 
 
 def sft_trl_padded(ready: Ready, toy: workload.Toy) -> None:
@@ -269,9 +289,9 @@ def dpo_trl(ready: Ready, toy: workload.Toy) -> None:
                 **_settings(
                     folder,
                     toy,
-                    max_length=workload.ROW_TOKENS,
+                    max_length=toy.row,
                     beta=workload.BETA,
-                    per_device_train_batch_size=workload.PAIRS_PER_STEP,
+                    per_device_train_batch_size=toy.pairs,
                 )
             ),
             train_dataset=data,

@@ -1,6 +1,6 @@
 """Training speed and memory against TRL, under Ray against bare, and what a checkpoint costs.
 
-python bench/train/main.py [--only sft dpo ray checkpoint] [--turns 30] [--json FILE]
+python bench/train/main.py [--only sft dpo ray checkpoint] [--turns 30] [--minutes 14] [--json FILE]
 """
 
 import argparse
@@ -36,7 +36,7 @@ def against(name: str, value: float, reach: str, held: bool) -> None:
     print(f"  {name:<44} {value:>6.2f} x   (asked for: {reach}) {'reached' if held else 'NOT reached'}")
 
 
-def sft(toy: workload.Toy, turns: int) -> dict[str, float]:
+def sft(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
     """Supervised training beside TRL, packed and padded."""
     tallies = take_turns(
         {
@@ -45,6 +45,8 @@ def sft(toy: workload.Toy, turns: int) -> dict[str, float]:
             "TRL padded": contenders.sft_trl_padded,
         },
         turns,
+        seconds=seconds,
+        seldom={"TRL padded": 5},
         toy=toy,
     )
     print_tallies("SFT, real tokens", "tokens", tallies)
@@ -64,9 +66,9 @@ def sft(toy: workload.Toy, turns: int) -> dict[str, float]:
     }
 
 
-def dpo(toy: workload.Toy, turns: int) -> dict[str, float]:
+def dpo(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
     """Preference training beside TRL."""
-    tallies = take_turns({"sluice": contenders.dpo_sluice, "TRL": contenders.dpo_trl}, turns, toy=toy)
+    tallies = take_turns({"sluice": contenders.dpo_sluice, "TRL": contenders.dpo_trl}, turns, seconds=seconds, toy=toy)
     print_tallies("DPO, pairs, the reference's pass included", "pairs", tallies)
     ours, theirs = tallies["sluice"], tallies["TRL"]
     speed, memory = ours.rate / theirs.rate, ours.peak_bytes / theirs.peak_bytes
@@ -81,9 +83,9 @@ def dpo(toy: workload.Toy, turns: int) -> dict[str, float]:
     }
 
 
-def ray(toy: workload.Toy, turns: int) -> dict[str, float]:
+def ray(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
     """The same job in this process and by a worker of Ray Train, in turns of a whole run."""
-    rates = beside_ray.measure(toy, rounds=max(1, turns // 10))
+    rates = beside_ray.measure(toy, rounds=max(1, turns // 10), seconds=seconds)
     bare, under = (sum(rates[name]) / len(rates[name]) for name in ("bare", "under Ray"))
     print("\nUnder Ray, real tokens of the same job, loading not counted")
     for name, found in rates.items():
@@ -94,10 +96,10 @@ def ray(toy: workload.Toy, turns: int) -> dict[str, float]:
     return {"ray_over_bare": under / bare}
 
 
-def checkpoint(toy: workload.Toy, turns: int) -> dict[str, float]:
+def checkpoint(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
     """What a full checkpoint of 0.5 GB makes training wait."""
     contended = {"background": contenders.checkpoint_sluice, "synchronous": contenders.checkpoint_synchronous}
-    tallies = take_turns(contended, max(3, turns // 3), toy=toy)
+    tallies = take_turns(contended, max(3, turns // 3), seconds=seconds, toy=toy)
     print("\nCheckpoints of 0.5 GB, one every four steps: adapter and moments")
     for name, tally in tallies.items():
         stalls = tally.figures["stall"]
@@ -112,7 +114,9 @@ def checkpoint(toy: workload.Toy, turns: int) -> dict[str, float]:
     return {"checkpoint_stall_ms": 1000 * background, "checkpoint_synchronous_ms": 1000 * synchronous}
 
 
-PARTS: dict[str, Callable[[workload.Toy, int], dict[str, float]]] = {
+SHARES = {"sft": 0.4, "dpo": 0.25, "ray": 0.2, "checkpoint": 0.15}
+"""Of the time, by part."""
+PARTS: dict[str, Callable[[workload.Toy, int, float], dict[str, float]]] = {
     "sft": sft,
     "dpo": dpo,
     "ray": ray,
@@ -126,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure")
     parser.add_argument("--turns", type=int, default=30, help="steps of each contender that count (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=14.0, help="time for all parts, about (%(default)s)")
     parser.add_argument("--size", type=int, default=256, help="width of the toy (%(default)s)")
     parser.add_argument("--layers", type=int, default=6, help="layers of the toy (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -135,7 +140,7 @@ def main() -> None:
     toy = workload.Toy(size=arguments.size, layers=arguments.layers)
     figures: dict[str, float] = {}
     for part in arguments.only:
-        figures |= PARTS[part](toy, arguments.turns)
+        figures |= PARTS[part](toy, arguments.turns, SHARES[part] * 60 * arguments.minutes)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -5,6 +5,7 @@ else the machine does hits all of them alike, and each still has its own memory 
 """
 
 import multiprocessing
+import os
 import resource
 import sys
 import time
@@ -16,6 +17,10 @@ from typing import Any
 
 WARM_UP = 2
 """Turns that are not counted."""
+FEWEST = 3
+"""Turns that count at least, however long they take."""
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+"""glibc keeps freed memory: handing out pages anew costs TRL, whose tensors are largest, about half as much again."""
 START_SECONDS = 300.0
 """Seconds until a contender must be ready, or done with a turn."""
 
@@ -78,12 +83,21 @@ class Tally:
         return median(self.seconds)
 
 
-def take_turns(contenders: Mapping[str, Callable[..., Any]], turns: int, **options: Any) -> dict[str, Tally]:
+def take_turns(
+    contenders: Mapping[str, Callable[..., Any]],
+    turns: int,
+    *,
+    seconds: float = float("inf"),
+    seldom: Mapping[str, int] | None = None,
+    **options: Any,
+) -> dict[str, Tally]:
     """Let every contender take `turns` turns after the warm-up, in an order that rotates.
 
     Args:
         contenders: functions of a module, called as `f(turn, **options)` in a fresh process each.
-        turns: turns that count.
+        turns: turns that count, at most.
+        seconds: time after which no further round of turns begins, once `FEWEST` count.
+        seldom: contenders that take part in every so manieth round only.
         **options: passed on.
 
     Raises:
@@ -93,6 +107,7 @@ def take_turns(contenders: Mapping[str, Callable[..., Any]], turns: int, **optio
     tallies = {name: Tally() for name in contenders}
     pipes: dict[str, Connection] = {}
     processes = []
+    os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
     try:
         for name, function in contenders.items():
             mine, theirs = context.Pipe()
@@ -103,12 +118,17 @@ def take_turns(contenders: Mapping[str, Callable[..., Any]], turns: int, **optio
             processes.append(process)
             _receive(mine, name)
         order = list(contenders)
+        began = time.monotonic()
         for number in range(WARM_UP + turns):
+            if number >= WARM_UP + FEWEST and time.monotonic() - began > seconds:
+                break
             if number > WARM_UP:
                 so_far = ", ".join(f"{name} {tally.rate:,.1f}/s" for name, tally in tallies.items())
                 print(f"turn {number - WARM_UP} of {turns}: {so_far}", file=sys.stderr, flush=True)
             order = order[1:] + order[:1]
             for name in order:
+                if number > WARM_UP and (number - WARM_UP) % (seldom or {}).get(name, 1):
+                    continue
                 pipes[name].send(True)
                 seconds, units, figures = _receive(pipes[name], name)
                 if number >= WARM_UP:

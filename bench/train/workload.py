@@ -46,6 +46,10 @@ class Toy:
     """Weights and activations in bf16, as on an accelerator; else fp32."""
     chats: int = CHATS
     """Conversations to train on."""
+    row: int = ROW_TOKENS
+    """Longest row, and tokens of an optimizer step at most."""
+    pairs: int = PAIRS_PER_STEP
+    """Preference pairs of an optimizer step."""
 
 
 def toy_model(toy: Toy) -> Any:
