@@ -17,19 +17,30 @@ _CTR = ("ctr", "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io")
 
 
 def pause_archive(program: bytes) -> bytes:
-    """An image archive (``docker save``'s layout) whose only file is ``/pause``; one program gives the same bytes."""
-    layer = _tar({"pause": program}, mode=0o755)
+    """The archive of :data:`PAUSE_IMAGE`; one program gives the same bytes."""
+    return program_archive(program, path="pause", image=PAUSE_IMAGE)
+
+
+def program_archive(program: bytes, *, path: str, image: str) -> bytes:
+    """An image archive (``docker save``'s layout) whose only file is a static program, run by an unprivileged user.
+
+    Args:
+        program: its bytes.
+        path: where it is in the image, without the leading slash.
+        image: name and tag.
+    """
+    layer = _tar({path: program}, mode=0o755)
     digest = hashlib.sha256(layer).hexdigest()
     config = json.dumps(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
+            "config": {"Entrypoint": [f"/{path}"], "User": "65535:65535"},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
     ).encode()
     name = f"{hashlib.sha256(config).hexdigest()}.json"
-    manifest = json.dumps([{"Config": name, "RepoTags": [PAUSE_IMAGE], "Layers": [f"{digest}.tar"]}]).encode()
+    manifest = json.dumps([{"Config": name, "RepoTags": [image], "Layers": [f"{digest}.tar"]}]).encode()
     return _tar({f"{digest}.tar": layer, name: config, "manifest.json": manifest}, mode=0o644)
 
 

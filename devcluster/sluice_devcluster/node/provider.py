@@ -90,7 +90,7 @@ class NodeProvider:
             addons = choose_addons([*state.addons, *self._addons])
             tools = self._provide(addons)
             runner = self._runner(name, folder, state, tools)
-            if not (state.complete and self._whole(runner)):
+            if not self._repaired(runner):
                 runner = self._start_node(name, folder, state, tools)
             start_addons(runner, addons, self._reporter)
             return self._cluster(runner)
@@ -248,11 +248,17 @@ class NodeProvider:
         control.data.mkdir(mode=0o700)
         node.configuration.mkdir(parents=True)
 
-    def _whole(self, runner: NodeRunner) -> bool:
-        init = runner.state.init
-        if init is None or not runner.sandbox().alive:
+    def _repaired(self, runner: NodeRunner) -> bool:
+        """Start what has ended on a node that was complete and still exists; False where that is not enough."""
+        state = runner.state
+        if not state.complete or state.init is None or not runner.sandbox().alive:
             return False
-        return all(runner.health(service)[0] for service in base_services()) and node_health(runner.node)[0]
+        try:
+            runner.start(base_services())
+        except ComponentError as error:
+            self._reporter.note(str(error).splitlines()[0])
+            return False
+        return node_health(runner.node)[0]
 
     def _components(self, runner: NodeRunner) -> tuple[Component, ...]:
         services = [*base_services()]
