@@ -14,7 +14,7 @@ from sluice_devcluster.files import state_home, write_atomic
 if TYPE_CHECKING:
     from sluice_devcluster.reporting import Reporter
 
-ADDON_NAMES = ("kuberay", "gateway", "s3", "prometheus", "argocd")
+ADDON_NAMES = ("network-policies", "kuberay", "gateway", "s3", "prometheus", "argocd")
 """What can be started beside Kubernetes where pods run, in the order in which it starts."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")

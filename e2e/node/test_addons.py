@@ -18,6 +18,9 @@ from sluice_devcluster.node.images import import_archive, program_archive
 from sluice_devcluster.node.provider import NodeProvider
 
 NAME = "addons"
+ADDONS = ("network-policies", "gateway", "s3", "prometheus", "argocd")
+"""All but KubeRay, which the scenarios play with."""
+CLIENT_IMAGE = "docker.io/local/kubectl:e2e"
 IMAGE = "docker.io/local/coredns:e2e"
 """CoreDNS as a pod: one static program that serves HTTP and metrics."""
 WEB = """
@@ -86,7 +89,7 @@ def get(address, port, path, host=None):
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory):
     home = tmp_path_factory.mktemp("clusters")
-    provider = NodeProvider(home=home, addons=["gateway", "s3", "prometheus", "argocd"], install_packages=True)
+    provider = NodeProvider(home=home, addons=ADDONS, install_packages=True)
     provider.up(NAME)
     yield provider
     provider.down(NAME)
@@ -228,3 +231,72 @@ def test_a_bucket_is_its_owners_alone(node):
     assert owner.environment(inside=True)["AWS_ENDPOINT_URL_S3"] == "http://s3.sluice-node.svc.cluster.local:9000"
     with pytest.raises(ComponentError):
         s3store.create_user(node, "owner")
+
+
+def opens(kubectl, name, labels, host, port):
+    """Whether a new pod with these labels can open a connection; kubectl's words for the two ends are known."""
+    environment = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": str(port)}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [
+                {
+                    "name": "main",
+                    "image": CLIENT_IMAGE,
+                    "imagePullPolicy": "Never",
+                    "args": ["get", "--raw=/version"],
+                    "env": [{"name": key, "value": value} for key, value in environment.items()],
+                    "resources": {"limits": {"memory": "256Mi"}},
+                }
+            ],
+        },
+    }
+    kubectl("apply", "--filename=-", stdin=json.dumps(pod))
+    phase = ("get", "pod", name, "-n", "default", "--output=jsonpath={.status.phase}")
+    ended = until(lambda: (found := kubectl(*phase)) in ("Succeeded", "Failed") and found)
+    said = kubectl("logs", name, "-n", "default")
+    connected = ended == "Succeeded" or "gave HTTP response to HTTPS client" in said
+    assert connected or "timeout" in said, said
+    return connected
+
+
+def policy(name, labels, **spec):
+    return json.dumps(
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"podSelector": {"matchLabels": labels}, **spec},
+        }
+    )
+
+
+def test_network_policies_hold_from_a_pods_first_packet(web, provider, kubectl, node):
+    program = (gotools.kubernetes_binaries() / "kubectl").read_bytes()
+    import_archive(provider.sandbox(NAME), program_archive(program, path="kubectl", image=CLIENT_IMAGE))
+    address = kubectl("get", "pod", "web", "-n", "default", "--output=jsonpath={.status.podIP}")
+    api = "kubernetes.default.svc.cluster.local"
+    assert opens(kubectl, "before", {}, address, 8080)
+
+    friends = [{"from": [{"podSelector": {"matchLabels": {"role": "friend"}}}], "ports": [{"port": "http"}]}]
+    kubectl("apply", "--filename=-", stdin=policy("web", {"app": "web"}, policyTypes=["Ingress"], ingress=friends))
+    kubectl("apply", "--filename=-", stdin=policy("none", {"role": "sandbox"}, policyTypes=["Egress"]))
+    dns = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+    rules = [{"to": [dns]}, {"to": [{"ipBlock": {"cidr": f"{node.network.address}/32"}}], "ports": [{"port": 6443}]}]
+    kubectl("apply", "--filename=-", stdin=policy("api", {"role": "asks"}, policyTypes=["Egress"], egress=rules))
+
+    assert opens(kubectl, "friend", {"role": "friend"}, address, 8080)
+    assert not opens(kubectl, "friend-elsewhere", {"role": "friend"}, address, 9153)
+    assert not opens(kubectl, "stranger", {}, address, 8080)
+    assert opens(kubectl, "stranger-asks", {}, api, 443)
+    assert opens(kubectl, "asks", {"role": "asks"}, api, 443)
+    assert not opens(kubectl, "asks-elsewhere", {"role": "asks"}, address, 8080)
+    assert not opens(kubectl, "sandbox", {"role": "sandbox"}, "10.96.0.1", 443)
+    # The node's own programs are always let in.
+    assert get(node.network.address, 80, "/health", "web.test") == (200, "OK")
+
+    kubectl("delete", "networkpolicy", "--all", "-n", "default")
+    assert opens(kubectl, "after", {}, address, 8080)

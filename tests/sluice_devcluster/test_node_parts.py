@@ -346,7 +346,7 @@ def test_missing_packages_are_named():
 def test_addons_start_in_their_own_order():
     assert tuple(known_addons()) == ADDON_NAMES
     assert [addon.name for addon in choose_addons(["s3", "kuberay"])] == ["kuberay", "s3"]
-    with pytest.raises(ProviderError, match="no add-on 'kafka'; choose from kuberay, gateway"):
+    with pytest.raises(ProviderError, match="no add-on 'kafka'; choose from network-policies, kuberay"):
         choose_addons(["kafka"])
 
 

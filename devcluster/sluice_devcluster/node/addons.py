@@ -34,10 +34,11 @@ def known_addons() -> dict[str, Addon]:
     from sluice_devcluster.node.argocd import ARGOCD
     from sluice_devcluster.node.gateway import TRAEFIK_GATEWAY
     from sluice_devcluster.node.kuberay import KUBERAY
+    from sluice_devcluster.node.networkpolicy import NETWORK_POLICIES
     from sluice_devcluster.node.prometheus import PROMETHEUS
     from sluice_devcluster.node.s3store import S3
 
-    return {addon.name: addon for addon in (KUBERAY, TRAEFIK_GATEWAY, S3, PROMETHEUS, ARGOCD)}
+    return {addon.name: addon for addon in (NETWORK_POLICIES, KUBERAY, TRAEFIK_GATEWAY, S3, PROMETHEUS, ARGOCD)}
 
 
 def choose_addons(names: Sequence[str]) -> list[Addon]:

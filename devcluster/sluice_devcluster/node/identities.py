@@ -10,8 +10,9 @@ from sluice_devcluster.kubeconfig import kubeconfig, write_kubeconfig
 from sluice_devcluster.node.layout import NODE_NAME, Node
 from sluice_devcluster.node.objects import USER_PREFIX
 
-PROGRAMS = ("coredns", "kuberay", "traefik", "prometheus", "argocd")
+PROGRAMS = ("coredns", "network-policies", "kuberay", "traefik", "prometheus", "argocd")
 """Programs with an identity of ours, whose rights are given by their own roles."""
+_AGENTS = ("kube-scheduler", "kube-proxy", "kubelet")
 
 
 def issue_identities(authority: Authority, address: str) -> dict[str, Leaf]:
@@ -62,11 +63,16 @@ def write_impersonating_kubeconfigs(node: Node, admin: Path) -> None:
         )
 
 
+def has_identities(node: Node) -> bool:
+    """Whether every program's certificate is there; a later release of this package may know more programs."""
+    return all(node.pki.certificate(name).is_file() for name in (*_AGENTS, *PROGRAMS))
+
+
 def write_kubeconfigs(node: Node) -> None:
     """Write the administrator's, the controller manager's and every program's kubeconfig."""
     pki, control = node.pki, node.control
     paths = {"admin": control.kubeconfig, "controller-manager": control.controller_manager_kubeconfig}
-    paths |= {name: node.kubeconfig(name) for name in ("kube-scheduler", "kube-proxy", "kubelet", *PROGRAMS)}
+    paths |= {name: node.kubeconfig(name) for name in (*_AGENTS, *PROGRAMS)}
     for identity, path in paths.items():
         leaf = Leaf(certificate=pki.certificate(identity).read_bytes(), key=pki.key(identity).read_bytes())
         content = kubeconfig(

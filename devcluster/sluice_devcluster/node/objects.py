@@ -98,19 +98,21 @@ def apply_definitions(node: Node, paths: Sequence[Path], *, timeout_s: float = 6
 
 
 def _established(node: Node) -> set[str]:
-    """Names of the definitions that are served. kubectl's own wait fails on one that has no condition yet."""
-    condition = '{.status.conditions[?(@.type=="Established")].status}'
-    template = "{range .items[*]}{.metadata.name} " + condition + '{"\\n"}{end}'
+    """Names of the definitions that are served.
+
+    Neither kubectl's wait nor its paths take a definition that has no condition yet; its templates do.
+    """
+    conditions = "{{range .status.conditions}} {{.type}}={{.status}}{{end}}"
+    template = "{{range .items}}{{.metadata.name}}" + conditions + '{{"\\n"}}{{end}}'
     answer = run_kubectl(
         node.control.kubeconfig,
         "get",
         "customresourcedefinitions",
-        f"--output=jsonpath={template}",
+        f"--output=go-template={template}",
         kubectl=node.binaries / "kubectl",
     )
-    return {
-        name for name, _, status in (line.partition(" ") for line in answer.stdout.splitlines()) if status == "True"
-    }
+    words = [line.split() for line in answer.stdout.splitlines()]
+    return {name for name, *found in words if "Established=True" in found}
 
 
 def definition_name(text: str, path: Path) -> str:

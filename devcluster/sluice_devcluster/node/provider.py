@@ -15,7 +15,7 @@ from sluice_devcluster.node.cleanup import end_processes, interfaces, remove_fol
 from sluice_devcluster.node.containerd import CONTAINERD
 from sluice_devcluster.node.control import control_services
 from sluice_devcluster.node.dns import COREDNS
-from sluice_devcluster.node.identities import issue_identities, write_kubeconfigs
+from sluice_devcluster.node.identities import has_identities, issue_identities, write_kubeconfigs
 from sluice_devcluster.node.images import import_archive
 from sluice_devcluster.node.kubelet import KUBELET
 from sluice_devcluster.node.kubeproxy import KUBE_PROXY
@@ -207,7 +207,8 @@ class NodeProvider:
 
     def _begin(self, name: str, folder: Path, state: NodeState, tools: dict[str, Path], *, fresh: bool) -> NodeRunner:
         network = self._machine.acquire(folder, interfaces())
-        fresh = fresh or network.index != state.index
+        known = has_identities(self._runner(name, folder, state, tools, network).node)
+        fresh = fresh or network.index != state.index or not known
         begun = NodeState(index=network.index, addons=() if fresh else state.addons)
         runner = self._runner(name, folder, begun, tools, network)
         try:
