@@ -1,5 +1,6 @@
 """What a node is made of, without one: addresses, configurations, plans, and what is remembered."""
 
+import argparse
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sluice_devcluster import commands
 from sluice_devcluster.errors import ComponentError, ProviderError
 from sluice_devcluster.node import machine
 from sluice_devcluster.node.addons import choose_addons, known_addons
@@ -396,3 +398,24 @@ def test_a_node_is_asked_for_by_its_own_provider(tmp_path):
     write_record(tmp_path / "node", ProviderName.NODE)
     with pytest.raises(ComponentError, match="the node of cluster node does not run"):
         provider.sandbox("node")
+
+
+def run_cli(*words):
+    parser = argparse.ArgumentParser()
+    commands.add_parser(parser.add_subparsers(required=True))
+    arguments = parser.parse_args(["cluster", *words])
+    return arguments.handler(arguments)
+
+
+def test_what_needs_pods_is_refused_without_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+    assert run_cli("up", "--with", "s3") == 2
+    assert "add --node (provider embedded has none)" in capsys.readouterr().err
+    assert run_cli("load", "image.tar") == 2
+    assert "load needs pods" in capsys.readouterr().err
+    assert run_cli("up", "--node", "--with", "s3,kafka") == 1
+    assert "there is no add-on 'kafka'" in capsys.readouterr().err
+    assert run_cli("load", "--provider", "node", "image.tar") == 1
+    assert "there is no cluster 'dev' with a node" in capsys.readouterr().err
+    assert not (tmp_path / "sluice" / "clusters" / "dev").exists()
