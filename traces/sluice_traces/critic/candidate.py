@@ -6,6 +6,7 @@ before it the prompt.
 """
 
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -70,7 +71,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """The failed answer that this one corrects."""
 
 
-_CHATML = re.compile(r"<\|im_start\|>(system|user|assistant|tool)\n(.*?)<\|im_end\|>\s*", re.DOTALL)
+_CHATML_START = re.compile(r"\s*<\|im_start\|>(system|user|assistant|tool)\n")
+_CHATML_END = "<|im_end|>"
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
 _CARRIED = ("kind", "entry_point", "tests", "required_keys", "repair")
 
@@ -109,12 +111,22 @@ def _turns(row: dict[str, Any]) -> tuple[str, str, str]:
     elif isinstance(row.get("conversations"), list):
         turns = [_turn(turn, "from", "value") for turn in row["conversations"]]
     elif isinstance(row.get("text"), str):
-        if _CHATML.sub("", row["text"]).strip():
-            raise CandidateError("text is not ChatML from end to end")
-        turns = [(match[1], match[2]) for match in _CHATML.finditer(row["text"])]
+        turns = list(_chatml(row["text"].rstrip()))
     else:
         raise CandidateError("has neither prompt and response, nor messages, conversations or text")
     return _split(turns)
+
+
+def _chatml(text: str) -> Iterator[tuple[str, str]]:
+    """Role and text of every turn, in one pass: a text may be made of markers."""
+    position = 0
+    while position < len(text):
+        start = _CHATML_START.match(text, position)
+        end = -1 if start is None else text.find(_CHATML_END, start.end())
+        if start is None or end < 0:
+            raise CandidateError("text is not ChatML from end to end")
+        yield start[1], text[start.end() : end]
+        position = end + len(_CHATML_END)
 
 
 def _turn(turn: object, role: str, value: str) -> tuple[str, object]:

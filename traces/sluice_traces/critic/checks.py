@@ -9,7 +9,7 @@ from collections import Counter
 from functools import lru_cache
 from typing import Any
 
-_FENCE = re.compile(r"^```([\w+-]*)[ \t]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"```([\w+-]*)[ \t]*")
 _SPECIAL_TOKENS = re.compile(
     r"<\|[a-z_0-9]{2,40}\|>|</?s>|<pad>|<unk>|<bos>|<eos>|\[/?INST\]|<<SYS>>|\ufffd|<image>|<0x[0-9A-F]{2}>"
 )
@@ -35,11 +35,28 @@ def code_of(response: str, languages: tuple[str, ...]) -> str | None:
     """
     if "```" not in response:
         return response
-    blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(response)]
+    blocks = _fenced(response)
     if response.count("```") != 2 * len(blocks):
         return None
     chosen = [body for language, body in blocks if language in languages or not language]
     return "\n".join(chosen) if chosen else None
+
+
+def _fenced(response: str) -> list[tuple[str, str]]:
+    """Language and body of every fenced block that is closed, in one pass: a response may be made of fences."""
+    blocks: list[tuple[str, str]] = []
+    language, body = "", list[str]()
+    inside = False
+    for line in response.split("\n"):
+        fence = _FENCE.fullmatch(line)
+        if inside and fence is not None and not fence[1]:
+            blocks.append((language, "".join(body)))
+            inside = False
+        elif inside:
+            body.append(line + "\n")
+        elif fence is not None:
+            language, body, inside = fence[1].lower(), [], True
+    return blocks
 
 
 def python_tree(code: str) -> ast.Module | None:

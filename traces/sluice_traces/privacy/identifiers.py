@@ -54,7 +54,7 @@ def _cards_of(text: str, groups: list[Span]) -> Iterator[Span]:
         if start < taken:
             continue
         digits = ""
-        for _, end in groups[first:]:
+        for _, end in groups[first : first + _CARD_LENGTHS[-1]]:
             digits = re.sub(r"\D", "", text[start:end])
             if len(digits) > _CARD_LENGTHS[-1]:
                 break
@@ -94,7 +94,7 @@ def find_phones(text: str) -> Iterator[Span]:
         return
     from phonenumbers import Leniency, PhoneNumberMatcher
 
-    for found in PhoneNumberMatcher(text, _PHONE_REGION, leniency=Leniency.VALID, max_tries=1 << 16):
+    for found in PhoneNumberMatcher(text, _PHONE_REGION, leniency=Leniency.VALID, max_tries=len(text)):
         if found.raw_string.lstrip("(").startswith("+") or _PHONE_SEPARATED.search(found.raw_string):
             yield found.start, found.end
 

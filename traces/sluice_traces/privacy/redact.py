@@ -8,8 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import regex
+
 from sluice_traces.convert import PrivateTextError
 from sluice_traces.privacy import credentials, gates, identifiers
+from sluice_traces.privacy.folding import fold
 from sluice_traces.privacy.gates import Gate, Searched
 from sluice_traces.privacy.policy import DetectorName, PrivacyConfig
 
@@ -41,10 +44,12 @@ DETECTORS = (
 )
 """Every detector, in order of rank: where findings overlap, the first names the placeholder."""
 IDENTITY_DETECTORS = frozenset({DetectorName.EMAIL, DetectorName.SECRET, DetectorName.PRIVATE_KEY})
-"""Detectors that look at run and tenant ids, which are often long numbers and random by design."""
+"""Detectors that look at run and tenant ids, which are often long numbers and random by design; so do all patterns."""
+_BUILT_IN = frozenset(look.name for look in DETECTORS)
+PATTERN_TIMEOUT_S = 2.0
+"""Seconds that a user's pattern may take on one text; patterns with nested repetition can take for ever."""
 FAILED = "detectorFailed"
 """Counts under this name what was kept back because a detector could not judge it."""
-_SHORTEST = 4
 _REMEMBERED = 8192
 
 
@@ -54,11 +59,9 @@ class Redactor:
     def __init__(self, config: PrivacyConfig) -> None:
         self.config = config
         wanted = set(config.detectors)
-        self._detectors = [
-            *(Look(name, compile_pattern(pattern)) for name, pattern in config.patterns.items()),
-            *(look for look in DETECTORS if look.name in wanted),
-        ]
-        self._identity = [look for look in DETECTORS if look.name in wanted & IDENTITY_DETECTORS]
+        patterns = [Look(name, compile_pattern(name, pattern)) for name, pattern in config.patterns.items()]
+        self._detectors = [*patterns, *(look for look in DETECTORS if look.name in wanted)]
+        self._identity = [*patterns, *(look for look in DETECTORS if look.name in wanted & IDENTITY_DETECTORS)]
         self._clean: set[str] = set()
 
     def run(self) -> "RunRedactor":
@@ -67,7 +70,7 @@ class Redactor:
 
     def clean(self, texts: Iterable[str]) -> bool:
         """Whether no detector needs to look at any of some texts; false says nothing."""
-        searched = Searched("\n".join(texts))
+        searched = Searched(fold("\n".join(texts)).text)
         try:
             return all(look.gate is not None and not look.gate(searched) for look in self._detectors)
         except Exception:  # noqa: BLE001 - a gate that fails must not let its text through
@@ -79,7 +82,7 @@ class Redactor:
         Raises:
             PrivateTextError: a detector failed, so that nothing is known of the text.
         """
-        if len(text) < _SHORTEST or text in self._clean:
+        if not text or text in self._clean:
             return []
         found = _merged(_spans(text, self._detectors))
         if not found:
@@ -143,12 +146,19 @@ class RunRedactor:
         return self._placeholders[key]
 
 
-def compile_pattern(pattern: str) -> Detector:
-    """A detector from a regular expression."""
-    compiled = re.compile(pattern)
+def compile_pattern(name: str, pattern: str) -> Detector:
+    """A detector from a regular expression; one that takes longer than `PATTERN_TIMEOUT_S` has failed on its text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise ValueError(f"privacy.patterns.{name}: {error}") from None
 
     def find(text: str) -> Iterator[Span]:
-        return (match.span() for match in compiled.finditer(text))
+        return (match.span() for match in compiled.finditer(text, timeout=PATTERN_TIMEOUT_S))
 
     return find
 
@@ -156,12 +166,17 @@ def compile_pattern(pattern: str) -> Detector:
 def _spans(text: str, detectors: list[Look]) -> list[tuple[int, int, int, str]]:
     """Findings as start, rank, end and detector."""
     spans: list[tuple[int, int, int, str]] = []
-    searched = Searched(text)
+    folded = fold(text)
+    searched = Searched(folded.text)
     for rank, (name, find, gate) in enumerate(detectors):
         try:
             if gate is not None and not gate(searched):
                 continue
-            spans += [(start, rank, end, name) for start, end in find(text) if end > start]
+            if name in _BUILT_IN:
+                found = [folded.span(start, end) for start, end in find(folded.text) if end > start]
+            else:
+                found = [(start, end) for start, end in find(text) if end > start]
+            spans += [(start, rank, end, name) for start, end in found]
         except Exception:  # noqa: BLE001 - a detector that fails must not let its text through
             raise PrivateTextError(FAILED) from None
     return spans
