@@ -32,7 +32,8 @@ BAD_NAMED = 100
 """Bad lines of a bucket that are named; beyond them they are only counted."""
 CORPUS_REASON = "corpus"
 """`label_reason` of rows that no critic accepted."""
-_SEPARATOR = b"\0"
+_ROW = msgspec.msgpack.Decoder(tuple[bytes, str, bytes])
+_ENCODE = msgspec.msgpack.Encoder().encode
 
 
 class BadLine(NamedTuple):
@@ -101,7 +102,7 @@ class BucketWriter:
 
     def add(self, row: BucketRow, tags: tuple[str, ...] = ()) -> None:
         """Keep a row."""
-        data = _SEPARATOR.join((row.trace.encode("utf-8", "surrogateescape"), row.tenant_id.encode(), row.line))
+        data = _ENCODE((row.trace.encode("utf-8", "surrogateescape"), row.tenant_id, row.line))
         self._out.write(data)
         self.file.offsets.append(self.file.offsets[-1] + len(data))
         self.file.infos.append(RowInfo(hashlib.sha256(row.line).digest(), tags))
@@ -109,8 +110,8 @@ class BucketWriter:
 
 def decode_row(data: bytes) -> BucketRow:
     """A row of a bucket file."""
-    trace, tenant_id, line = data.split(_SEPARATOR, 2)
-    return BucketRow(trace.decode("utf-8", "surrogateescape"), tenant_id.decode(), line)
+    trace, tenant_id, line = _ROW.decode(data)
+    return BucketRow(trace.decode("utf-8", "surrogateescape"), tenant_id, line)
 
 
 class BucketReader:

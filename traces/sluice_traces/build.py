@@ -149,6 +149,7 @@ class Builder:
     def _keep(self, build: Build, file: SourceFile, outcome: Outcome) -> None:
         if isinstance(outcome, SkipReason):
             build.skipped[outcome] += 1
+            self._spool.refuse(file.path)
             return
         if isinstance(outcome, BadFileError):
             self._refuse(build, file.path, outcome)

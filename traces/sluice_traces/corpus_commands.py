@@ -242,7 +242,9 @@ def _suite_texts(path: Path) -> list[str]:
 
 
 def run_forget(arguments: argparse.Namespace) -> int:
-    """Forget a run or a tenant. 0: done; 1: a dataset would have no rows left; 2: bad usage, or the storage failed."""
+    """Forget a run or a tenant. 0: done; 1: a dataset would have no rows left; 2: bad usage, a prefix without
+    versions, or the storage failed.
+    """
     from dataclasses import asdict
     from datetime import UTC, datetime
 
@@ -280,6 +282,9 @@ def run_forget(arguments: argparse.Namespace) -> int:
             for model in report.models:
                 how = "continues a model trained on it" if model.inherited else "was trained on it"
                 print(f"  {model.uri} {how}: train it again")
+    if empty := [uri for uri, report in reports.items() if report.versions == 0]:
+        print(f"sluice trace forget: no versions lie under {', '.join(empty)}: check the prefix", file=sys.stderr)
+        return EXIT_UNJUDGED
     return EXIT_FAILED if any(report.emptied for report in reports.values()) else EXIT_OK
 
 

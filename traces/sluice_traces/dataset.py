@@ -72,6 +72,8 @@ class Version:
     """Its manifest."""
     new_rows: int
     """Rows to train on that the parent version has not."""
+    new: bool = True
+    """Whether it is another version than the one that the build continued."""
 
 
 class ParentVersion:
@@ -271,7 +273,7 @@ def publish_version(
     document = document.model_copy(update={"files": _entries(written.files)})
     before_upload()
     if parent is not None and document.model_copy(update={"parent": parent.manifest.parent}) == parent.manifest:
-        return Version(ref=parent.ref, manifest=parent.manifest, new_rows=0)
+        return Version(ref=parent.ref, manifest=parent.manifest, new_rows=0, new=False)
     ref = publish(dataset_uri, written.files, lambda entries: document.model_copy(update={"files": entries}))
     return Version(ref=ref, manifest=document, new_rows=written.new_rows)
 

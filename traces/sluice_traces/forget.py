@@ -62,6 +62,8 @@ class AffectedModel:
 class ForgetReport:
     """What forgetting did."""
 
+    versions: int = 0
+    """Versions that were looked at; 0 where a prefix holds none, and is perhaps mistyped."""
     affected: list[str] = field(default_factory=list)
     """Digests of the versions that held rows of it."""
     rebuilt: dict[str, str] = field(default_factory=dict)
@@ -79,8 +81,9 @@ class ForgetReport:
 def forget(dataset_uri: str, forgotten: list[Forgotten], model_uris: list[str], *, purge: bool) -> ForgetReport:
     """Forget runs or tenants in all versions of one dataset.
 
-    Tombstones are written first, so that a build at the same time cannot bring the rows back; then caches are dropped,
-    newest versions rebuilt, models named, and last, where asked for, affected versions deleted.
+    Tombstones are written first, so that a build at the same time is either found by the search for versions or finds
+    them itself when it is done, and takes its version back; then caches are dropped, newest versions rebuilt, models
+    named, and last, where asked for, affected versions deleted.
 
     Args:
         dataset_uri: prefix of the dataset's versions.
@@ -93,8 +96,9 @@ def forget(dataset_uri: str, forgotten: list[Forgotten], model_uris: list[str], 
     """
     report, asked = ForgetReport(), Tombstones(forgotten=forgotten)
     add_tombstones(dataset_uri, forgotten, {})
-    _drop(join(dataset_uri, CACHE_FOLDER + "/"))
+    drop_cache(dataset_uri)
     manifests = dict(_versions(dataset_uri))
+    report.versions = len(manifests)
     report.affected = sorted(digest for digest in manifests if _holds(dataset_uri, digest, manifests[digest], asked))
     parents = {manifest.parent for manifest in manifests.values()}
     for digest in report.affected:
@@ -104,10 +108,28 @@ def forget(dataset_uri: str, forgotten: list[Forgotten], model_uris: list[str], 
     report.models = affected_models(model_uris, set(report.affected))
     if purge:
         for digest in report.affected:
-            _drop(_ref(dataset_uri, digest).uri, first=MANIFEST_FILE)
+            drop_version(_ref(dataset_uri, digest))
             report.purged.append(digest)
         _drop_screens(dataset_uri)
     return report
+
+
+def drop_cache(dataset_uri: str) -> None:
+    """Delete what earlier builds made of the traces.
+
+    Raises:
+        ArtifactError: the storage failed.
+    """
+    _drop(join(dataset_uri, CACHE_FOLDER + "/"))
+
+
+def drop_version(ref: ArtifactRef) -> None:
+    """Delete a version; its manifest goes first, so that nobody reads half of it.
+
+    Raises:
+        ArtifactError: the storage failed.
+    """
+    _drop(ref.uri, first=MANIFEST_FILE)
 
 
 def find_datasets(prefix: str) -> list[str]:

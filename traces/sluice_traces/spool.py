@@ -62,6 +62,7 @@ CREATE TABLE previous (
 """
 _MORE_SCHEMA = """
 CREATE TABLE bad (path TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE refused (path TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE picture (
     name TEXT PRIMARY KEY, path TEXT NOT NULL, size INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
@@ -147,6 +148,10 @@ class Spool:
         found = self._index.execute("SELECT 1 FROM run WHERE tenant = ? AND run = ?", (tenant_id, run_id))
         return found.fetchone() is not None
 
+    def has_tenant(self, tenant_id: str) -> bool:
+        """Whether a trace of a tenant was used."""
+        return self._index.execute("SELECT 1 FROM run WHERE tenant = ? LIMIT 1", (tenant_id,)).fetchone() is not None
+
     def tenant_sizes(self) -> list[tuple[str, int, int, int]]:
         """Per tenant, in order: its runs that count, and how many of its runs the parent version trained on or held.
 
@@ -218,6 +223,14 @@ class Spool:
             for tenant, source, offset, length, known in batch:
                 self._rows.seek(offset)
                 yield RunBlock(tenant, source, self._rows.read(length).split(b"\n")[:-1], bool(known))
+
+    def refuse(self, source: str) -> None:
+        """Note a good trace that must not be used, by its path below the source."""
+        self._index.execute("INSERT OR IGNORE INTO refused VALUES (?)", (source,))
+
+    def is_refused(self, source: str) -> bool:
+        """Whether the trace at a path must not be used."""
+        return self._index.execute("SELECT 1 FROM refused WHERE path = ?", (source,)).fetchone() is not None
 
     def note_bad(self, path: str, reason: str, detail: str) -> None:
         """Note a file that could not be used; all three are written to the version's report."""

@@ -1,4 +1,8 @@
-"""Appending to a standing set: rows of the version before whose traces are gone, taken over unchanged."""
+"""Appending to a standing set: rows of the version before whose traces are gone, taken over unchanged.
+
+A trace that is still there and is not used any more (its tenant is not selected, a person rejected it, its name is
+private) is not gone: its rows leave.
+"""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -43,10 +47,13 @@ def keep_standing(
     for part in (TRAIN_PART, HOLDOUT_PART):
         rows = parent.rows(part)
         for (tenant, run), group in groupby(rows, key=lambda row: _run_of(row[0])):
-            if (tenant, run) not in sources or spool.has_run(tenant, run) or tombstones.covers(tenant, run):
+            source = sources.get((tenant, run))
+            if source is None or spool.has_run(tenant, run) or tombstones.covers(tenant, run):
+                continue
+            if spool.is_refused(source):
                 continue
             lines = list(_lines(group, row_format, parent.ref.uri))
-            spool.add(tenant, run, sources[tenant, run], None, b"".join(line + b"\n" for line in lines), len(lines))
+            spool.add(tenant, run, source, None, b"".join(line + b"\n" for line in lines), len(lines))
             for name in {image for line in lines if (image := image_of(line)) is not None}:
                 spool.note_picture(name, "", sizes.get(name, 0))
             kept += len(lines)

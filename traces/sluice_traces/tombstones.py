@@ -5,6 +5,7 @@ from functools import cached_property
 from pydantic import Field
 
 from sluice_api.contracts.base import Contract
+from sluice_api.contracts.trace import SHARED_TENANT_FOLDER
 from sluice_artifacts import ConflictError, CorruptError, NotFoundError, canonical_json, join, open_store
 
 TOMBSTONES_FILE = "tombstones.json"
@@ -35,12 +36,13 @@ class Tombstones(Contract):
 
     def covers(self, tenant_id: str, run_id: str) -> bool:
         """Whether a run was forgotten."""
-        return (tenant_id, run_id) in self.names or (tenant_id, None) in self.names
+        tenant = _tenant(tenant_id)
+        return (tenant, run_id) in self.names or (tenant, None) in self.names
 
     @cached_property
     def names(self) -> frozenset[tuple[str, str | None]]:
         """Tenant and run of all that was forgotten."""
-        return frozenset((each.tenant_id, each.run_id) for each in self.forgotten)
+        return frozenset((_tenant(each.tenant_id), each.run_id) for each in self.forgotten)
 
     def current(self, digest: str) -> str:
         """The version that stands for a version now."""
@@ -52,8 +54,13 @@ class Tombstones(Contract):
 
     def extended(self, added: list[Forgotten], replacements: dict[str, str]) -> "Tombstones":
         """These tombstones and further ones; what is known already is not repeated."""
-        new = [each for each in added if (each.tenant_id, each.run_id) not in self.names]
+        new = [each for each in added if (_tenant(each.tenant_id), each.run_id) not in self.names]
         return Tombstones(forgotten=[*self.forgotten, *new], replacements={**self.replacements, **replacements})
+
+
+def _tenant(tenant_id: str) -> str:
+    """The tenant; the folder of shared runs, under whose name people know them, stands for none."""
+    return "" if tenant_id == SHARED_TENANT_FOLDER else tenant_id
 
 
 def read_tombstones(dataset_uri: str) -> tuple[Tombstones, str | None]:

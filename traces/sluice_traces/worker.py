@@ -14,6 +14,7 @@ from sluice_traces.convert import DropReason, Tally
 from sluice_traces.critic import HarnessRunner
 from sluice_traces.curate import Removed, SuiteReader, curate, read_suite
 from sluice_traces.dataset import BuildCounts, ParentVersion, Version, largest, publish_version
+from sluice_traces.forget import drop_cache, drop_version
 from sluice_traces.labeller import Labeller
 from sluice_traces.mix import Mixed, mix
 from sluice_traces.pipeline import SkipReason
@@ -71,6 +72,7 @@ def run(
             kept_rows = keep_standing(parent, spool, tombstones, job.format, job.dataset_uri)
         _check_rows(job, build, spool)
         removed, mixed = _compose(job, labeller, spool, split, folder, reporter, runner, suites)
+        _check_not_forgotten(job, tombstones, spool)
         version = publish_version(
             spool,
             folder,
@@ -82,6 +84,7 @@ def run(
             mixed,
             before_upload=lambda: _before_upload(job, spool, store, reporter),
         )
+        _check_not_forgotten(job, tombstones, spool, version)
     return _output(version, build)
 
 
@@ -135,6 +138,26 @@ def _compose(
 def _before_upload(job: LabelJob, spool: Spool, source: Store, reporter: Reporter) -> None:
     reporter.progress(stage="publishing")
     send_screens(spool, source, job.source_uri, open_store(job.dataset_uri), job.dataset_uri)
+
+
+def _check_not_forgotten(job: LabelJob, known: Tombstones, spool: Spool, version: Version | None = None) -> None:
+    """Refuse a build whose runs were forgotten while it went on, and take back what it has written of them.
+
+    Whoever forgets writes the tombstone and then looks for versions; here a version is published and then tombstones
+    are looked for. One of the two sees the other.
+
+    Raises:
+        WorkerError: `Storage`, so that the build is repeated.
+        ArtifactError: the storage failed.
+    """
+    found, _ = read_tombstones(job.dataset_uri)
+    added = found.names - known.names
+    if not any(spool.has_run(tenant, run) if run is not None else spool.has_tenant(tenant) for tenant, run in added):
+        return
+    drop_cache(job.dataset_uri)
+    if version is not None and version.new:
+        drop_version(version.ref)
+    raise WorkerError(FailureClass.STORAGE, "runs of this build were forgotten while it went on: it is repeated")
 
 
 def _configure(job: LabelJob) -> SplitConfig:
