@@ -91,6 +91,32 @@ def kill_everything(folder):
     until(lambda: all(identify(process.pid) != process for process in owned))
 
 
+STARTER = """
+import sys
+from pathlib import Path
+from sluice_devcluster.node.provider import NodeProvider
+NodeProvider(home=Path(sys.argv[1])).up(sys.argv[2])
+"""
+
+
+def start_and_kill(home, moment):
+    """Bring the cluster up in a process of its own, and kill that at a moment."""
+    before = NodeState.read(home / NAME / "state.json")
+    with (home / "up.log").open("w") as log:
+        starter = subprocess.Popen([sys.executable, "-c", STARTER, str(home), NAME], stderr=log, stdout=log)
+
+    def reached():
+        assert starter.poll() is None, (home / "up.log").read_text()
+        state = NodeState.read(home / NAME / "state.json")
+        if moment == "the namespaces":
+            return state.init not in (None, before.init)
+        return state.services.get(moment) not in (None, before.services.get(moment))
+
+    until(reached, every=0.02)
+    starter.kill()
+    starter.wait()
+
+
 def run_pod(cluster, name, *arguments, host="kubernetes.default.svc.cluster.local", port=443, restart="Never"):
     """kubectl in a pod, which asks the server at ``host`` as the pod's service account."""
     pod = {
@@ -178,6 +204,9 @@ def test_a_node_of_which_everything_was_killed_comes_back_with_its_data(provider
 
     kill_everything(home / NAME)
     assert provider.status(NAME).state is State.STOPPED
+    # The start that follows is killed as well.
+    start_and_kill(home, "kube-apiserver")
+    kill_everything(home / NAME)
 
     again = provider.up(NAME)
     assert again == cluster
@@ -190,28 +219,10 @@ def test_a_node_of_which_everything_was_killed_comes_back_with_its_data(provider
     assert left(home / NAME, before) == {}
 
 
-STARTER = """
-import sys
-from pathlib import Path
-from sluice_devcluster.node.provider import NodeProvider
-NodeProvider(home=Path(sys.argv[1])).up(sys.argv[2])
-"""
-
-
 @pytest.mark.parametrize("moment", ["the namespaces", "kube-apiserver", "kubelet"])
 def test_a_start_that_was_killed_leaves_nothing_after_down(home, moment):
     before = traces(home / NAME)
-    with (home / "up.log").open("w") as log:
-        starter = subprocess.Popen([sys.executable, "-c", STARTER, str(home), NAME], stderr=log, stdout=log)
-
-    def reached():
-        assert starter.poll() is None, (home / "up.log").read_text()
-        state = NodeState.read(home / NAME / "state.json")
-        return state.init is not None if moment == "the namespaces" else moment in state.services
-
-    until(reached, every=0.02)
-    starter.kill()
-    starter.wait()
+    start_and_kill(home, moment)
 
     assert NodeProvider(home=home).down(NAME) is True
     assert left(home / NAME, before) == {}

@@ -332,7 +332,8 @@ def test_another_boots_settings_are_not_given_back(shared, tmp_path):
 
 def test_the_state_survives_its_file(tmp_path):
     process = ProcessId(pid=7, start_ticks=8, boot_id="b")
-    state = NodeState(complete=True, version="v1", index=2, init=process, services={"etcd": process}, addons=("s3",))
+    services = {"etcd": process}
+    state = NodeState(complete=True, laid=True, version="v1", index=2, init=process, services=services, addons=("s3",))
     state.write(tmp_path / "state.json")
 
     assert NodeState.read(tmp_path / "state.json") == state

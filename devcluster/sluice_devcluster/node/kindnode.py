@@ -59,7 +59,7 @@ def start_in_kind(
         made.mkdir(parents=True, exist_ok=True, mode=0o755)
     write_impersonating_kubeconfigs(node, node.control.kubeconfig)
     runner = NodeRunner(node, state, state_file, reporter)
-    runner.record(init=identify(_inspect(container)[0]), complete=True)
+    runner.record(init=identify(_inspect(container)[0]), complete=True, laid=True)
     start_addons(runner, chosen, reporter)
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -209,12 +210,11 @@ class NodeProvider:
         network = self._machine.acquire(folder, interfaces())
         known = has_identities(self._runner(name, folder, state, tools, network).node)
         fresh = fresh or network.index != state.index or not known
-        begun = NodeState(index=network.index, addons=() if fresh else state.addons)
+        begun = NodeState(index=network.index) if fresh else replace(state, laid=False, init=None, services={})
         runner = self._runner(name, folder, begun, tools, network)
         try:
             if fresh:
                 self._lay_out(runner.node)
-            # Not complete until all of it is up again: a crash in between is then swept, not trusted.
             runner.record(version=gotools.kubernetes_tool().version)
             runner.create()
             started = datetime.now(UTC)
@@ -252,7 +252,7 @@ class NodeProvider:
     def _repaired(self, runner: NodeRunner) -> bool:
         """Start what has ended on a node that was complete and still exists; False where that is not enough."""
         state = runner.state
-        if not state.complete or state.init is None or not runner.sandbox().alive:
+        if not (state.complete and state.laid) or not runner.sandbox().alive:
             return False
         try:
             runner.start(base_services())

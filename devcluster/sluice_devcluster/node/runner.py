@@ -77,6 +77,7 @@ class NodeRunner:
                 sandbox.run([find_program(command[0]), *command[1:]])
             for command in node.network.route_commands():
                 run_command([find_program(command[0]), *command[1:]])
+            self.record(laid=True)
 
     def start(self, services: Sequence[Service]) -> None:
         """Start those of ``services`` that are not well, in order, each after the one before it is well.

@@ -13,7 +13,9 @@ class NodeState:
     """The state file of a cluster with a node."""
 
     complete: bool = False
-    """Whether everything that was started became ready."""
+    """Whether everything was ready once, so that the data is worth starting again with."""
+    laid: bool = False
+    """Whether the namespaces and the network of :attr:`init` are whole."""
     version: str = ""
     """Kubernetes release."""
     index: int | None = None
@@ -29,6 +31,7 @@ class NodeState:
         """Replace the file."""
         content = {
             "complete": self.complete,
+            "laid": self.laid,
             "version": self.version,
             "index": self.index,
             "init": None if self.init is None else self.init.to_dict(),
@@ -45,6 +48,7 @@ class NodeState:
             index, init = content["index"], content["init"]
             return cls(
                 complete=bool(content["complete"]),
+                laid=bool(content.get("laid", content["complete"])),
                 version=str(content["version"]),
                 index=None if index is None else int(index),
                 init=None if init is None else ProcessId.from_dict(init),
