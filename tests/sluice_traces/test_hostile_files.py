@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sluice_api.contracts.dataset import DatasetManifest
 from sluice_api.contracts.jobs import LabelJob, LabelOutput
+from sluice_artifacts import ArtifactError, ForbiddenError, read_manifest
+from sluice_artifacts.files import FileStore
 from sluice_artifacts.reporting import Reporter
 from sluice_cli.main import main
 from sluice_traces.convert import NO_SCREENS, ConvertConfig
@@ -258,3 +261,28 @@ def test_a_suite_that_keeps_nothing_out_is_named(tmp_path, capsys, suite):
     files = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "o.jsonl")]
     assert main(["trace", "dedup", *files, "--against", str(tmp_path / "suite.json")]) == 2
     assert f"--against {tmp_path / 'suite.json'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "reason"), [(ForbiddenError, "unreadable"), (ArtifactError, "unreadable")])
+def test_a_picture_that_the_storage_refuses_costs_its_step_and_not_the_build(tmp_path, monkeypatch, error, reason):
+    source = tmp_path / "traces"
+    for number in range(3):
+        write_trace(source, trace(f"run-{number}"), screens=True)
+    read, refused = FileStore.read, "run-1_screens/0001.png"
+
+    def refuse(self, uri):
+        if uri.endswith(refused):
+            raise error(uri, "403")
+        return read(self, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "read", refuse)
+        first = build(label_job(source, tmp_path, require_screenshot=True, holdout=0.0))
+    assert first.rows == 5
+    assert manifest(first).screens.bad == {reason: 1}
+    again = build(label_job(source, tmp_path, require_screenshot=True, holdout=0.0, parent=first.dataset.digest))
+    assert (again.rows, manifest(again).screens.bad) == (6, {})
+
+
+def manifest(output: LabelOutput) -> DatasetManifest:
+    return read_manifest(output.dataset, DatasetManifest)

@@ -137,10 +137,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("rows: 10", "'buckets' is missing"),
-            ("rows: many\nbuckets: []", "invalid literal"),
+            ("rows: 10", "missing required field `buckets`"),
+            ("rows: many\nbuckets: []", "got `str` - at `$.rows`"),
             ("rows: 10\nbuckets: [{name: a, weight: 1, path: no.jsonl}]", "No such file"),
-            ("rows: 10\nbukets: []", "unknown field bukets"),
+            ("rows: 10\nbukets: []", "unknown field `bukets`"),
             ("rows: [", "not YAML"),
             ("- 3", "mix.yaml"),
         ],
@@ -155,3 +155,23 @@ class TestCommand:
         (folder / "rows" / "edits.jsonl").write_text("{}\n{\n")
         assert self.mix(folder) == 2
         assert "edits.jsonl: line 2 is no row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "mix.yaml: Expected `object`, got `null`"),
+        ("rows: 4\nbuckets: [{name: a, weight: .inf, path: a.jsonl}]", "bucket a: weight is inf"),
+        ("rows: 4\nbuckets: [{name: a, weight: 1.0e+308, path: a}, {name: b, weight: 1.0e+308, path: a}]", "bucket a"),
+        ("rows: 4\nseed: -1\nbuckets: [{name: a, weight: 1, path: a.jsonl}]", "seed is -1"),
+        ("rows: four\nbuckets: []", "got `str` - at `$.rows`"),
+        ("rows: 4\nbuckets: [{name: a, weight: 1}]", "missing required field `path` - at `$.buckets[0]`"),
+        ("rows: 4\nrepeats: 3\nbuckets: []", "unknown field `repeats`"),
+    ],
+)
+def test_a_mixture_that_cannot_be_names_its_field(tmp_path, capsys, text, message):
+    (tmp_path / "mix.yaml").write_text(text)
+    output = ["--output", str(tmp_path / "o.jsonl"), "--plan", str(tmp_path / "p.json")]
+    assert main(["trace", "mix", "--config", str(tmp_path / "mix.yaml"), *output]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o.jsonl").exists()

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 
 import pytest
 
+from sluice_api.contracts.jobs import FailureClass
+from sluice_artifacts.failures import classify
 from sluice_traces.workspace import workspace
 
 HOLD = """
@@ -54,3 +58,17 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tempora
     assert list(temporary.iterdir()) == []
     killed.stdin.close()
     killed.stdout.close()
+
+
+def test_an_index_that_cannot_be_written_is_an_error_of_the_storage():
+    with (
+        pytest.raises(OSError, match="the temporary folder") as caught,
+        workspace("sluice-test-") as folder,
+        closing(sqlite3.connect(folder / "index.sqlite3")) as index,
+    ):
+        index.execute("PRAGMA page_size=512")
+        index.execute("CREATE TABLE t (b BLOB)")
+        index.execute("PRAGMA max_page_count=4")
+        index.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    failure = classify(caught.value)
+    assert failure.failure_class is FailureClass.STORAGE and "full" in failure.message

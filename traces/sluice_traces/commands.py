@@ -230,9 +230,10 @@ def run_convert(arguments: argparse.Namespace) -> int:
         with progress_bar("converting", total) as advance:
             run = FolderConverter(config, root, redactor).convert(arguments.traces, arguments.output, advance)
     except OSError as error:
-        return _fail("convert", f"{error.filename or f'--output {arguments.output}'}: {error.strerror}")
-    except sqlite3.Error as error:
-        return _fail("convert", f"{tempfile.gettempdir()}: {error}: free space there, or set TMPDIR to another folder")
+        where = error.filename or f"--output {arguments.output}, or the temporary folder {tempfile.gettempdir()}"
+        return _fail("convert", f"{where}: {error.strerror}")
+    except sqlite3.OperationalError as error:
+        return _fail("convert", f"the temporary folder {tempfile.gettempdir()}: {error}: free space, or set TMPDIR")
     return _convert_outcome(arguments, run)
 
 

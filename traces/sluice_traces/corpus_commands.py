@@ -5,10 +5,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sluice_traces.mixture import MixtureConfig
+from typing import Any
 
 EXIT_OK = 0
 """Done."""
@@ -140,10 +137,10 @@ def run_critic(arguments: argparse.Namespace) -> int:
 def run_mix(arguments: argparse.Namespace) -> int:
     """Mix buckets. 0: the mixture is written; 2: it cannot be made."""
     from sluice_traces.local import write_atomically, write_lines
-    from sluice_traces.mixture import MixtureError, plan_mixture, read_rows, write_mixture
+    from sluice_traces.mixture import MixtureError, plan_mixture, read_mixture_file, read_rows, write_mixture
 
     try:
-        config, paths = _mixture_config(arguments.config)
+        config, paths = read_mixture_file(arguments.config)
         infos, places = {}, []
         for bucket, path in zip(config.buckets, paths, strict=True):
             rows = list(read_rows(path))
@@ -319,35 +316,3 @@ def run_correct(arguments: argparse.Namespace) -> int:
         return refuse(f"{path}: {error.strerror}")
     print(json.dumps(edit, indent=2) if arguments.json else f"{path}: step {arguments.step} is corrected")
     return EXIT_OK
-
-
-def _mixture_config(path: Path) -> "tuple[MixtureConfig, list[Path]]":
-    """The mixture of a configuration file and the files of its buckets, relative to it."""
-    import yaml
-
-    from sluice_traces.mixture import Bucket, MixtureConfig, MixtureError
-
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        known = {"rows", "maxRepeats", "seed", "tagWeights", "buckets"}
-        if unknown := set(document) - known:
-            raise MixtureError(f"{path.name}: unknown field {sorted(unknown)[0]}")
-        listed = document["buckets"]
-        config = MixtureConfig(
-            rows=int(document["rows"]),
-            max_repeats=int(document.get("maxRepeats", 4)),
-            seed=int(document.get("seed", 0)),
-            tag_weights={str(tag): float(weight) for tag, weight in (document.get("tagWeights") or {}).items()},
-            buckets=tuple(Bucket(name=str(each["name"]), weight=float(each["weight"])) for each in listed),
-        )
-        return config, [path.parent / str(each["path"]) for each in listed]
-    except yaml.YAMLError as error:
-        raise MixtureError(f"{path.name}: not YAML: {error}") from None
-    except KeyError as error:
-        raise MixtureError(f"{path.name}: field {error} is missing") from None
-    except (TypeError, AttributeError) as error:
-        raise MixtureError(f"{path.name}: {error}") from None
-    except MixtureError:
-        raise
-    except ValueError as error:
-        raise MixtureError(f"{path.name}: {error}") from None

@@ -22,6 +22,9 @@ PLAN_SCHEMA_VERSION = 1
 TOLERANCE = 0.01
 """Largest distance between a bucket's share and its weight: one percentage point."""
 
+MAX_WEIGHT = 1e12
+"""Largest weight: shares of sums of larger ones are no numbers any more."""
+
 
 class MixtureError(ValueError):
     """The mixture cannot be made; the message names the bucket and what to change."""
@@ -58,9 +61,13 @@ class MixtureConfig:
             raise MixtureError(f"rows is {self.rows} and maxRepeats {self.max_repeats}: both must be at least 1")
         if not names or len(set(names)) != len(names):
             raise MixtureError(f"buckets are {names}: give at least one, each with a name of its own")
+        if self.seed < 0:
+            raise MixtureError(f"seed is {self.seed}: give 0 or more")
         for bucket in self.buckets:
-            if not bucket.weight > 0:
-                raise MixtureError(f"bucket {bucket.name}: weight is {bucket.weight}, it must be positive")
+            if not 0 < bucket.weight <= MAX_WEIGHT:
+                raise MixtureError(
+                    f"bucket {bucket.name}: weight is {bucket.weight}, it must be positive and at most {MAX_WEIGHT:g}"
+                )
         for tag, weight in self.tag_weights.items():
             if not 0 <= weight <= 1:
                 raise MixtureError(f"tag {tag}: weight is {weight}, it must lie between 0 and 1")
@@ -197,6 +204,50 @@ def _weight(row: RowInfo, tag_weights: Mapping[str, float]) -> float:
     for tag in row.tags:
         weight *= tag_weights.get(tag, 1.0)
     return weight
+
+
+class _BucketEntry(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    weight: float
+    path: str
+
+
+class _MixtureFile(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+    rows: int
+    buckets: list[_BucketEntry]
+    max_repeats: int = 4
+    seed: int = 0
+    tag_weights: dict[str, float] | None = None
+
+
+def read_mixture_file(path: Path) -> tuple[MixtureConfig, list[Path]]:
+    """The mixture of a YAML file, and the files of its buckets, which it names relative to itself.
+
+    Raises:
+        MixtureError: it is no such file; names the field.
+        OSError: it cannot be read.
+    """
+    import yaml
+
+    try:
+        entry = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), _MixtureFile)
+    except yaml.YAMLError as error:
+        raise MixtureError(f"{path.name}: not YAML: {error}") from None
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise MixtureError(f"{path.name}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise MixtureError(f"{path.name}: byte {error.start} is not UTF-8") from None
+    try:
+        config = MixtureConfig(
+            rows=entry.rows,
+            max_repeats=entry.max_repeats,
+            seed=entry.seed,
+            tag_weights=entry.tag_weights or {},
+            buckets=tuple(Bucket(name=each.name, weight=each.weight) for each in entry.buckets),
+        )
+    except MixtureError as error:
+        raise MixtureError(f"{path.name}: {error}") from None
+    return config, [path.parent / each.path for each in entry.buckets]
 
 
 class _TagMetadata(msgspec.Struct, gc=False):

@@ -1,8 +1,10 @@
 """Temporary folders of a build that do not outlive it: whoever comes next removes what a killed process left."""
 
+import errno
 import fcntl
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +23,19 @@ def workspace(prefix: str) -> Iterator[Path]:
         prefix: begins the name; folders of other prefixes are not looked at.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be made, or an index in it cannot be written.
     """
     _sweep(prefix)
+    try:
+        with _folder(prefix) as folder:
+            yield folder
+    except sqlite3.OperationalError as error:
+        # What lies there is indexed by SQLite, which has errors of its own for a disk that is full or gone.
+        raise OSError(errno.ENOSPC, f"the temporary folder {tempfile.gettempdir()}: {error}") from error
+
+
+@contextmanager
+def _folder(prefix: str) -> Iterator[Path]:
     descriptor, name = _locked(prefix)
     folder = Path(name.removesuffix(_LOCK))
     try:
