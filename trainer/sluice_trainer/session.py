@@ -20,6 +20,7 @@ from sluice_trainer.documents import read_documents, read_pairs
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
+from sluice_trainer.group import Group, shares
 from sluice_trainer.hardware import TorchDevice, check_device
 from sluice_trainer.hooks import PROBING, SessionHooks
 from sluice_trainer.live import LiveModel
@@ -36,7 +37,7 @@ from sluice_trainer.settings import Settings, check_job, out_of_memory_advice
 from sluice_trainer.sharding import shard
 from sluice_trainer.snapshot import Snapshot
 from sluice_trainer.surroundings import Surroundings
-from sluice_trainer.tokenise import Document
+from sluice_trainer.tokenise import Document, Picture
 from sluice_trainer.vision import Eyes, Sight
 
 _log = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
     strategy = _fit_memory(job, model, plan, around)
     parameters = models.trained_parameters(model)
     sight = Sight(causal=model.get_base_model(), eyes=eyes) if eyes is not None else None
+    if sight is not None:
+        sight.follow(_pictures(plan, documents or pairs, around.group))
     recipe: Recipe
     if job.method == "sft":
         recipe = SftRecipe(model, documents, parameters, around.device, sight=sight)
@@ -126,6 +129,13 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
         plan=plan,
         strategy=strategy,
     )
+
+
+def _pictures(plan: Plan, shown: Sequence[Document] | Sequence[Pair], group: Group) -> Iterator[list[Picture]]:
+    """Pictures of each row that this worker will take, in order."""
+    for step in plan.steps:
+        for number, _ in shares(len(step.rows), group):
+            yield [picture for each in step.rows[number] for picture in shown[each].pictures]
 
 
 def _fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> Strategy:

@@ -9,8 +9,10 @@ model; a row holds documents with and without pictures. The tower is frozen, unl
 """
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +177,44 @@ class SeeingTokeniser:
         return [(text.replace(mark, marks), scored) for text, scored in segments], pictures
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sight:
-    """A base model with its eyes: what rows with pictures are packed by."""
+    """A base model with its eyes: what rows with pictures are packed by.
 
-    causal: Any
-    """A base model of one of the `FAMILIES`."""
-    eyes: Eyes
-    """Its eyes."""
+    Where the order of the rows is known, the next row's pictures are decoded beside the present row's passes.
+    """
+
+    def __init__(self, *, causal: Any, eyes: Eyes) -> None:
+        """Use a base model of one of the `FAMILIES` with its eyes."""
+        self.causal = causal
+        self.eyes = eyes
+        self._order: list[tuple[Picture, ...]] = []
+        self._at = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: tuple[tuple[Picture, ...], Future[tuple[torch.Tensor, torch.Tensor]]] | None = None
+
+    def follow(self, order: Iterable[Sequence[Picture]]) -> None:
+        """Expect rows with these pictures, one row after the other; rows without pictures may be among them."""
+        self._order = [tuple(pictures) for pictures in order if pictures]
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pictures")
+
+    def pixels(self, pictures: Sequence[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`Eyes.pixels`, from what was decoded ahead where these were expected; raises what that raises."""
+        wanted, ahead = tuple(pictures), self._ahead
+        found = ahead[1].result() if ahead is not None and ahead[0] == wanted else self.eyes.pixels(wanted)
+        self._look_ahead(wanted)
+        return found
+
+    def _look_ahead(self, present: tuple[Picture, ...]) -> None:
+        if self._pool is None:
+            return
+        places = chain(range(self._at, len(self._order)), range(self._at))
+        place = next((each for each in places if self._order[each] == present), None)
+        if place is None:
+            return
+        self._at = place + 1
+        if self._at < len(self._order):
+            coming = self._order[self._at]
+            self._ahead = coming, self._pool.submit(self.eyes.pixels, coming)
 
     def positions(self, ids: NDArray[np.int64], pictures: Sequence[Picture]) -> torch.Tensor:
         """Positions of one document in time, height and width, as the base model counts them.
@@ -213,7 +245,7 @@ class Sight:
         """A row's inputs with its documents' positions in three dimensions, and its pictures."""
         if not pictures:
             return inputs
-        pixels, grids = self.eyes.pixels(pictures)
+        pixels, grids = self.pixels(pictures)
         return {
             **inputs,
             "position_ids": torch.cat(list(positions), dim=1).unsqueeze(1).to(device),
