@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from sluice_cli.main import main
 from sluice_traces.convert import PrivateTextError
 from sluice_traces.critic import CandidateError, checks, normalise
 from sluice_traces.privacy import PrivacyConfig, Redactor
@@ -96,3 +97,16 @@ def test_chat_markup_is_read_as_before():
     assert checks.code_of(candidate.response + "\n", ("py",)) == "x\n"
     assert checks.code_of("a\n```js\nx\n```\nb\n```\ny\n``` \n", ("py",)) == "y\n"
     assert checks.code_of("```py\nx\n", ("py",)) is None
+
+
+@pytest.mark.parametrize(("privacy", "kept"), [("redact", 2), ("quarantine", 1), ("off", 2)])
+def test_rows_that_a_critic_accepts_hold_no_private_text(tmp_path, capsys, privacy, kept):
+    repair = {"failed_output": "ask joe@example.com", "labels": {"kim@example.com said no": False}}
+    told = {"id": "of joe@example.com", "prompt": "mail joe@example.com", "response": "It is done.", "repair": repair}
+    lines = [told, {"prompt": "say hello", "response": "Hello there."}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = [f"--{name}={tmp_path / name}" for name in ("output", "labels")]
+    assert main(["trace", "critic", "--input", str(tmp_path / "in.jsonl"), *files, "--privacy", privacy]) == 0
+    said = (tmp_path / "output").read_text() + (tmp_path / "labels").read_text() + capsys.readouterr().out
+    assert len((tmp_path / "output").read_text().splitlines()) == kept
+    assert ("example.com" in said) is (privacy == "off")

@@ -18,7 +18,7 @@ import msgspec
 from sluice_api.contracts.jobs import CriticRule
 from sluice_artifacts import Store, join, open_store
 from sluice_traces.convert import PrivateTextError
-from sluice_traces.critic import Candidate, CandidateError, Critic, HarnessRunner, normalise
+from sluice_traces.critic import Candidate, CandidateError, Critic, HarnessRunner, normalise, scrubbed
 from sluice_traces.critic.judge import ACCEPTED_REASON, accepted_row
 from sluice_traces.mixture import RowInfo, row_tags
 from sluice_traces.privacy import Redactor
@@ -192,17 +192,7 @@ class BucketReader:
             return candidate
         redactor = self._redactor.run()
         try:
-            repair = candidate.repair
-            if repair is not None:
-                repair = msgspec.structs.replace(repair, failed_output=redactor.scrub(repair.failed_output))
-            return msgspec.structs.replace(
-                candidate,
-                id=redactor.scrub(candidate.id),
-                system=redactor.scrub(candidate.system),
-                prompt=redactor.scrub(candidate.prompt),
-                response=redactor.scrub(candidate.response),
-                repair=repair,
-            )
+            return scrubbed(candidate, redactor.scrub)
         finally:
             bucket.redactions.update(redactor.counts)
 

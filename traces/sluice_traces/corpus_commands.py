@@ -27,6 +27,12 @@ def add_parsers(commands: Any) -> None:
         help="run the candidates' Python tests on this machine, in limited processes; they can reach the network",
     )
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds for the tests of one candidate")
+    parser.add_argument(
+        "--privacy",
+        choices=("redact", "quarantine", "off"),
+        default="redact",
+        help="what happens to private text in accepted rows (default: a placeholder takes its place)",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.set_defaults(handler=run_critic)
     _add_mix(commands)
@@ -94,16 +100,22 @@ def _add_correct(commands: Any) -> None:
 
 def run_critic(arguments: argparse.Namespace) -> int:
     """Judge candidates. 0: some were accepted; 2: none was, or the input cannot be read."""
-    from sluice_traces.critic import CandidateError, Critic, IsolatedRunner, normalise
+    from sluice_traces.convert import PrivateTextError
+    from sluice_traces.critic import CandidateError, Critic, IsolatedRunner, normalise, scrubbed
     from sluice_traces.critic.judge import accepted_row
     from sluice_traces.local import write_atomically
+    from sluice_traces.privacy import PrivacyConfig, Redactor
 
     try:
         lines = arguments.input.read_bytes().splitlines()
         runner = IsolatedRunner(timeout_s=arguments.timeout) if arguments.run_tests else None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        print(f"sluice trace critic: {arguments.input}: {error.strerror}", file=sys.stderr)
+        return EXIT_UNJUDGED
+    except ValueError as error:
         print(f"sluice trace critic: {error}", file=sys.stderr)
         return EXIT_UNJUDGED
+    redactor = None if arguments.privacy == "off" else Redactor(PrivacyConfig(on_finding=arguments.privacy))
     critic, kept, labels = Critic(runner), [], []
     counts: Counter[str] = Counter()
     for number, line in enumerate(lines, start=1):
@@ -116,6 +128,12 @@ def run_critic(arguments: argparse.Namespace) -> int:
             print(f"skipped line {number}: {error}", file=sys.stderr)
             continue
         judgement = critic.judge(candidate)
+        if redactor is not None:
+            try:
+                candidate = scrubbed(candidate, redactor.run().scrub)
+            except PrivateTextError:
+                counts["private"] += 1
+                continue
         if judgement.labels.accepted:
             counts["accepted"] += 1
             kept.append(accepted_row(candidate))
@@ -129,7 +147,10 @@ def run_critic(arguments: argparse.Namespace) -> int:
     except OSError as error:
         print(f"sluice trace critic: {error.filename or arguments.output}: {error.strerror}", file=sys.stderr)
         return EXIT_UNJUDGED
-    summary = {"candidates": len(labels) + counts["not_normalisable"], **dict(sorted(counts.items()))}
+    summary = {
+        "candidates": len(labels) + counts["not_normalisable"] + counts["private"],
+        **dict(sorted(counts.items())),
+    }
     print(json.dumps(summary, indent=2) if arguments.json else "   ".join(f"{k} {v}" for k, v in summary.items()))
     return EXIT_OK if kept else EXIT_UNJUDGED
 

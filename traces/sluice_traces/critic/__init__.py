@@ -1,6 +1,6 @@
 """The critic: which generated answers are good enough to learn from, by seven labels that can each be unknown."""
 
-from sluice_traces.critic.candidate import Candidate, CandidateError, Kind, Repair, normalise
+from sluice_traces.critic.candidate import Candidate, CandidateError, Kind, Repair, normalise, scrubbed
 from sluice_traces.critic.judge import Critic, CriticLabels, Judgement, RejectReason
 from sluice_traces.critic.runner import HarnessRunner, IsolatedRunner
 
@@ -16,4 +16,5 @@ __all__ = [
     "RejectReason",
     "Repair",
     "normalise",
+    "scrubbed",
 ]

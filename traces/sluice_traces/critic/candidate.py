@@ -6,7 +6,7 @@ before it the prompt.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -75,6 +75,27 @@ _CHATML_START = re.compile(r"\s*<\|im_start\|>(system|user|assistant|tool)\n")
 _CHATML_END = "<|im_end|>"
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant"}
 _CARRIED = ("kind", "entry_point", "tests", "required_keys", "repair")
+
+
+def scrubbed(candidate: Candidate, scrub: Callable[[str], str]) -> Candidate:
+    """A candidate without private text in anything that its row would say.
+
+    Args:
+        candidate: the candidate.
+        scrub: removes private text; may raise to keep the candidate back.
+    """
+    repair = candidate.repair
+    if repair is not None:
+        labels = {scrub(name): value for name, value in repair.labels.items()}
+        repair = Repair(failed_output=scrub(repair.failed_output), labels=labels)
+    return msgspec.structs.replace(
+        candidate,
+        id=scrub(candidate.id),
+        system=scrub(candidate.system),
+        prompt=scrub(candidate.prompt),
+        response=scrub(candidate.response),
+        repair=repair,
+    )
 
 
 def normalise(raw: bytes, number: int) -> Candidate:
