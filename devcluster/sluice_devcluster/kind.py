@@ -11,7 +11,7 @@ from sluice_devcluster.errors import ProviderError
 from sluice_devcluster.files import locked, write_atomic
 from sluice_devcluster.kubeconfig import read_cluster
 from sluice_devcluster.kubectl import run_kubectl
-from sluice_devcluster.node.kindnode import import_into_kind, kind_node, start_in_kind, stop_in_kind
+from sluice_devcluster.node.kindnode import has_addons, import_into_kind, kind_node, start_in_kind, stop_in_kind
 from sluice_devcluster.node.layout import Node
 from sluice_devcluster.providers import (
     Cluster,
@@ -68,7 +68,7 @@ class KindProvider:
                     self._create(name, kubeconfig)
             version = run_kubectl(kubeconfig, "get", "--raw=/version").stdout
             server = read_cluster(kubeconfig)[1]["server"]
-            if self._addons:
+            if self._addons or has_addons(folder):
                 start_in_kind(
                     name,
                     folder,

@@ -67,6 +67,11 @@ def _inspect(container: str) -> tuple[int, str]:
     return parse_container(run_command([find_program("docker"), "inspect", f"--format={_FORMAT}", container]))
 
 
+def has_addons(folder: Path) -> bool:
+    """Whether add-ons were started in the cluster of kind in ``folder`` before."""
+    return bool(NodeState.read(folder / "state.json").addons)
+
+
 def kind_node(name: str, folder: Path, container: str, tools: Mapping[str, Path]) -> Node:
     """Kind's container as a node of which only the network is entered.
 
