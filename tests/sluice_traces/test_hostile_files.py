@@ -286,3 +286,24 @@ def test_a_picture_that_the_storage_refuses_costs_its_step_and_not_the_build(tmp
 
 def manifest(output: LabelOutput) -> DatasetManifest:
     return read_manifest(output.dataset, DatasetManifest)
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        ("p\u043esitive", "gate_verify_pass"),
+        ("Positive", "gate_verify_pass"),
+        ("positive", "escalation"),
+        ("positive", "failed_step"),
+        ("positive", "success_no_delta"),
+        (None, None),
+    ],
+)
+def test_a_label_that_the_ladder_does_not_give_is_never_taught(tmp_path, capsys, label, reason):
+    steps = [step(0, label=label, label_reason=reason), step(1, label="positive", label_reason="gate_verify_pass")]
+    write_trace(tmp_path / "labelled", trace("forged", steps=steps))
+    rows = tmp_path / "rows.jsonl"
+    arguments = ["--traces", str(tmp_path / "labelled"), "--output", str(rows), "--no-require-screenshot"]
+    assert main(["trace", "convert", *arguments]) == 2
+    assert "forged.json: not_labelled: step 0" in capsys.readouterr().err
+    assert rows.read_bytes() == b""

@@ -79,6 +79,7 @@ def test_an_edit_is_carried_by_the_labeller(traced, tmp_path):
     [
         (["--action", "jump(1)"], "is no action"),
         (["--action", "click(1, 2)", "--step", "9"], "0 steps with the index 9"),
+        (["--action", "click(1, 2)", "--outcome", "\udcff"], "not UTF-8"),
     ],
 )
 def test_what_cannot_be_corrected_is_refused_and_nothing_is_written(traced, capsys, arguments, message):

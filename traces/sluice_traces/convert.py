@@ -132,11 +132,13 @@ NO_SCREENS = Screens()
 
 
 def carried_verdict(step: LabelledStepRecord) -> Verdict | None:
-    """The judgement that a labelled step carries; None when it carries none that is known."""
+    """The judgement that a labelled step carries; None when it carries none that the ladder gives."""
     try:
-        return Label(step.label or ""), LabelReason(step.label_reason or "")
+        label, reason = Label(step.label or ""), LabelReason(step.label_reason or "")
     except ValueError:
         return None
+    # A failure that somebody calls positive must not be taught.
+    return (label, reason) if LABEL_OF[reason] is label else None
 
 
 def action_text(action: ActionRecord | None) -> str | DropReason:

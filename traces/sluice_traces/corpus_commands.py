@@ -333,6 +333,8 @@ def run_correct(arguments: argparse.Namespace) -> int:
         set_human_edit(arguments.path, arguments.step, edit)
     except BadFileError as error:
         return refuse(f"{path}: {error}")
+    except UnicodeEncodeError:
+        return refuse("--action, --outcome or --by is not UTF-8")
     except OSError as error:
         return refuse(f"{path}: {error.strerror}")
     print(json.dumps(edit, indent=2) if arguments.json else f"{path}: step {arguments.step} is corrected")

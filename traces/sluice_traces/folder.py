@@ -255,9 +255,8 @@ def _carried(steps: Sequence[LabelledStepRecord]) -> list[Verdict]:
     for step in steps:
         verdict = carried_verdict(step)
         if verdict is None:
-            raise BadFileError(
-                BadReason.NOT_LABELLED, f"step {step.step_index} has no known label: run sluice trace label first"
-            )
+            detail = f"step {step.step_index} has no label that the ladder gives: run sluice trace label first"
+            raise BadFileError(BadReason.NOT_LABELLED, detail)
         verdicts.append(verdict)
     return verdicts
 
