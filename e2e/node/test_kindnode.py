@@ -23,7 +23,7 @@ from sluice_devcluster.processes import alive, find_owned
 from sluice_devcluster.reporting import PlainReporter
 
 NAME = "container"
-ADDONS = ("gateway", "s3", "prometheus")
+ADDONS = ("network-policies", "gateway", "s3", "prometheus")
 
 
 @pytest.fixture

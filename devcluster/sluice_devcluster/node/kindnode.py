@@ -22,6 +22,8 @@ from sluice_devcluster.node.state import NodeState
 from sluice_devcluster.processes import find_owned, identify, stop
 from sluice_devcluster.reporting import Reporter
 
+ENFORCED_BY_KIND = "network-policies"
+"""The add-on that a cluster of kind does not need: its bridge is not this node's, and enforces policies itself."""
 _FORMAT = "{{.State.Pid}} {{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
 
 
@@ -47,7 +49,9 @@ def start_in_kind(
     """
     state_file = folder / "state.json"
     state = NodeState.read(state_file)
-    chosen = choose_addons([*state.addons, *addons])
+    if ENFORCED_BY_KIND in addons:
+        reporter.note(f"{ENFORCED_BY_KIND}: kind's own network enforces them")
+    chosen = choose_addons([*state.addons, *(addon for addon in addons if addon != ENFORCED_BY_KIND)])
     packages: dict[str, Sequence[str]] = {"util-linux": ("nsenter",)}
     tools: dict[str, Path] = {}
     for addon in chosen:
