@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from operators import until
 from sluice_api.contracts.jobs import FailureClass, Progress, TrainOutput
 from sluice_artifacts.reporting import Reporter, WorkerError, classify, run_worker
 from sluice_traces import ray_cluster
@@ -81,6 +83,39 @@ def test_an_elastic_run_starts_with_the_workers_that_there_is_room_for(
     for output in (first, second):
         assert output.steps == expected.steps
         assert output.final_loss == pytest.approx(expected.final_loss, abs=1e-4)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+def test_an_elastic_run_grows_when_there_is_room_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started with one of two workers; a node joins while it trains."""
+    monkeypatch.setenv(worker.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(ray_adapter.CPUS_VARIABLE, "1")
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setattr(ray_adapter, "RESIZE_SECONDS", 2.0)
+    place = Workplace(tmp_path, rows=12)
+    bare = place.job("bare", max_steps=600, checkpoint_every=300)
+    assert run_worker(bare, worker.run_bare) == 0
+    job = place.job("grows", max_steps=600, workers=2, min_workers=1, checkpoint_every=20)
+    checkpoints = Path(job.checkpoint_uri.removeprefix("file://"))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        monkeypatch.setenv(ray_adapter.ADDRESS_VARIABLE, cluster.address)
+
+        # Ray adds nodes from the main thread only.
+        with ThreadPoolExecutor(1) as pool:
+            status = pool.submit(run_worker, job, worker.run)
+            until(lambda: list(checkpoints.glob("step-*/complete.json")), timeout_s=300, what="a first checkpoint")
+            cluster.add_node(num_cpus=1)
+            assert status.result(900) == 0
+    finally:
+        cluster.shutdown()
+    found, expected = place.output(job), place.output(bare)
+    assert (found.workers, found.steps) == (2, expected.steps)
+    assert found.resumed_from_step is not None
+    assert found.final_loss == pytest.approx(expected.final_loss, abs=1e-3)
 
 
 def test_the_workers_own_failure_is_the_one_that_counts(tmp_path: Path) -> None:

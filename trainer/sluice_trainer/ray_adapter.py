@@ -42,6 +42,8 @@ START_BEAT_SECONDS = 10.0
 """Seconds between reports of the driver while the workers are being started."""
 START_LIMIT_SECONDS = 600.0
 """Seconds for which it does so."""
+RESIZE_SECONDS = 60.0
+"""Seconds between looks for room for more workers of an elastic run; a group that grows starts again."""
 PROCESS_GROUP_TIMEOUT_SECONDS = 600
 """Seconds after which a worker gives up waiting for the others."""
 PROBING_TIMEOUT_SECONDS = 6 * 3600
@@ -149,10 +151,15 @@ def _trainer(job: TrainJob, cache: Path, storage: str, prober: "Prober | None") 
     """A Ray trainer for the job; a single worker needs no process group, and so no torch in the driver."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-    # With two numbers Ray Train starts as many workers as there is room for, and looks for more every minute: those
-    # that join make the group start again, from the newest checkpoint.
+    # With two numbers Ray Train starts as many workers as there is room for, and looks for more now and then: when some
+    # join, the group starts again, from the newest checkpoint.
     count = job.workers if job.min_workers in (None, job.workers) else (job.min_workers, job.workers)
-    scaling = ScalingConfig(num_workers=count, use_gpu=job.use_gpu, resources_per_worker={"CPU": _cpus_per_worker(job)})
+    scaling = ScalingConfig(
+        num_workers=count,
+        use_gpu=job.use_gpu,
+        resources_per_worker={"CPU": _cpus_per_worker(job)},
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+    )
     run_config = RunConfig(
         name=f"{job.run.uid}-{job.attempt}", storage_path=storage, failure_config=FailureConfig(max_failures=0)
     )
