@@ -121,3 +121,28 @@ def test_a_tenant_named_by_any_character_goes_through_a_mixture(tmp_path):
     output = build(tmp_path / "traces", tmp_path, mixture=rule, holdout=0.0)
     found = {row["metadata"]["tenant_id"] for row in part_rows(output.dataset)}
     assert found == {"plain", "nul\0inside", "new\nline", "quote\"'"}
+
+
+@pytest.mark.parametrize("row_format", ["sft", "preference"])
+def test_rows_that_todays_detectors_would_not_let_through_are_not_kept(tmp_path, row_format):
+    source = tmp_path / "traces"
+    failed = step(0, success=False, data="no", observed_outcome="")
+    retry = {"last_action": {"action_type": "type_text", "params": {"text": "mail joe@example.com"}}}
+    fields = {"append": True, "holdout": 0.0, "format": row_format}
+    named = write_trace(source, trace("of CUST-17", steps=[failed, step(1, intent="open listing 0", **retry)]))
+    open_text = write_trace(source, trace("b", steps=[failed, step(1, intent="open listing 0", **retry)]))
+    plain = {"last_action": {"action_type": "click", "params": {"x": 1, "y": 1}}}
+    clean = write_trace(source, trace("c", steps=[failed, step(1, intent="open listing 0", **plain)]))
+    write_trace(source, trace("d", steps=[failed, step(1, intent="open listing 0", **plain)]))
+    loose = {"detectors": [], "patterns": {}, "on_finding": "redact"}
+    first = build(source, tmp_path, privacy=loose, **fields, duplicates={"exact": False, "near": False})
+    assert "joe@example.com" in json.dumps(part_rows(first.dataset))
+    for path in (named, open_text, clean):
+        path.unlink()
+    strict = {"patterns": {"customer": r"CUST-\d+"}}
+    parent = first.dataset.digest
+    second = build(
+        source, tmp_path, privacy=strict, **fields, duplicates={"exact": False, "near": False}, parent=parent
+    )
+    assert {row["metadata"]["run_id"] for row in part_rows(second.dataset)} == {"c", "d"}
+    assert (second.kept_rows, second.quarantined) == (1, 2)

@@ -69,7 +69,9 @@ def run(
         kept_rows = 0
         if job.append and parent is not None:
             reporter.progress(stage="keeping")
-            kept_rows = keep_standing(parent, spool, tombstones, job.format, job.dataset_uri)
+            kept_rows = keep_standing(
+                parent, spool, tombstones, job.format, job.dataset_uri, labeller.redactor, build.tally
+            )
         _check_rows(job, build, spool)
         removed, mixed = _compose(job, labeller, spool, split, folder, reporter, runner, suites)
         _check_not_forgotten(job, tombstones, spool)
