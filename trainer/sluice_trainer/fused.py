@@ -104,10 +104,7 @@ class _GatedUnit(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`g u σ (1 + x (1 - σ))` and `g silu(x)`."""
         gate, up = ctx.saved_tensors
-        sigmoid = torch.sigmoid(gate)
-        activated = gate * sigmoid
-        slope = sigmoid.addcmul_(activated, 1 - sigmoid)
-        return slope.mul_(grads[0]).mul_(up), activated.mul_(grads[0])
+        return torch.ops.aten.silu_backward(grads[0] * up, gate), silu(gate).mul_(grads[0])
 
 
 def fuse(model: Any) -> Any:
