@@ -307,3 +307,24 @@ def test_a_label_that_the_ladder_does_not_give_is_never_taught(tmp_path, capsys,
     assert main(["trace", "convert", *arguments]) == 2
     assert "forged.json: not_labelled: step 0" in capsys.readouterr().err
     assert rows.read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "n\0ul", "x" * 300])
+def test_a_bucket_may_have_any_name_and_broken_lines_are_counted(source, tmp_path, name):
+    write_trace(source, trace("run-3", steps=[step(0, intent="another"), step(1, intent="and another")]))
+    (tmp_path / "corpus").mkdir()
+    lines = [
+        b'{"prompt": "a", "response": "b c"}',
+        b"\xff\xfe",
+        b'{"prompt": "\xff", "response": "b"}',
+        b'{"p": ' + b"[" * 99_999,
+    ]
+    (tmp_path / "corpus" / "x.jsonl").write_bytes(b"\n".join(lines))
+    buckets = [
+        {"name": "traces", "weight": 1.0},
+        {"name": name, "weight": 1.0, "source_uri": (tmp_path / "corpus").as_uri() + "/"},
+    ]
+    rule = {"rows": 8, "buckets": buckets}
+    output = build(label_job(source, tmp_path / "out", mixture=rule, holdout=0.0, max_bad_fraction=0.9))
+    assert output.buckets == {"traces": 4, name: 4}
+    assert manifest(output).buckets[name].bad_rows == {"not_a_candidate": 3}

@@ -87,6 +87,11 @@ class BucketFile:
                 yield decode_row(file.read(self.offsets[position + 1] - self.offsets[position]))
 
 
+def bucket_path(folder: Path, name: str) -> Path:
+    """Where a bucket is kept; its name is for people and need not be one of a file."""
+    return folder / f"bucket-{hashlib.sha256(name.encode()).hexdigest()}"
+
+
 class BucketWriter:
     """Writes a bucket file. A context manager."""
 
@@ -142,7 +147,7 @@ class BucketReader:
         """
         store = open_store(uri)
         base = uri.rstrip("/") + "/"
-        with BucketWriter(name, folder / f"bucket-{name}") as writer:
+        with BucketWriter(name, bucket_path(folder, name)) as writer:
             for found in store.list(base):
                 path = found.uri.removeprefix(base)
                 if path.endswith(BUCKET_SUFFIX) and not path.rpartition("/")[2].startswith("."):

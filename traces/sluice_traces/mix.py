@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob, MixtureRule
 from sluice_artifacts.reporting import WorkerError
-from sluice_traces.buckets import BucketFile, BucketReader, BucketRow, BucketWriter
+from sluice_traces.buckets import BucketFile, BucketReader, BucketRow, BucketWriter, bucket_path
 from sluice_traces.critic import HarnessRunner, IsolatedRunner
 from sluice_traces.curate import Removed
 from sluice_traces.mixture import Bucket, MixtureConfig, MixtureError, MixturePlan, plan_mixture
@@ -94,7 +94,7 @@ def mix(
 
 
 def _from_traces(name: str, spool: Spool, removed: Removed, folder: Path) -> BucketFile:
-    with BucketWriter(name, folder / f"bucket-{name}") as writer:
+    with BucketWriter(name, bucket_path(folder, name)) as writer:
         for run in removed.left(spool, Part.TRAIN):
             for line in run.lines:
                 writer.add(BucketRow(run.source, run.tenant_id, line))
