@@ -91,28 +91,20 @@ def apply_definitions(node: Node, paths: Sequence[Path], *, timeout_s: float = 6
     apply(node, "\n---\n".join(path.read_text() for path in paths))
     missing = {definition_name(path.read_text(), path) for path in paths}
     deadline = time.monotonic() + timeout_s
-    while missing := missing - _established(node):
+    while missing := missing - _served(node):
         if time.monotonic() > deadline:
             raise ProviderError(f"the API server does not serve {', '.join(sorted(missing))} {timeout_s:.0f} s later")
         time.sleep(0.2)
 
 
-def _established(node: Node) -> set[str]:
-    """Names of the definitions that are served.
+def _served(node: Node) -> set[str]:
+    """The resources that the API server serves, named as definitions are: plural and group.
 
-    Neither kubectl's wait nor its paths take a definition that has no condition yet; its templates do.
+    Asking for the definitions themselves would move megabytes each time.
     """
-    conditions = "{{range .status.conditions}} {{.type}}={{.status}}{{end}}"
-    template = "{{range .items}}{{.metadata.name}}" + conditions + '{{"\\n"}}{{end}}'
-    answer = run_kubectl(
-        node.control.kubeconfig,
-        "get",
-        "customresourcedefinitions",
-        f"--output=go-template={template}",
-        kubectl=node.binaries / "kubectl",
-    )
-    words = [line.split() for line in answer.stdout.splitlines()]
-    return {name for name, *found in words if "Established=True" in found}
+    kubectl = node.binaries / "kubectl"
+    answer = run_kubectl(node.control.kubeconfig, "api-resources", "--output=name", check=False, kubectl=kubectl)
+    return set(answer.stdout.split())
 
 
 def definition_name(text: str, path: Path) -> str:
