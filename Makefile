@@ -39,6 +39,10 @@ test: install tools ## run the tests, integration tests on a real API server, Ra
 soak: install ## run the long tests: many random kills, many tasks, many rollouts
 	$(PY) -P -m pytest -q -m soak --timeout 3600 $(PYTEST_ARGS)
 
+.PHONY: e2e
+e2e: images tools ## play the scenarios on a Kubernetes node of this machine, images and all (root; KEEP=1 leaves it up)
+	SLUICE_E2E_KEEP=$(KEEP) $(PY) -P -m pytest -q e2e/scenarios --timeout 1200 $(PYTEST_ARGS)
+
 .PHONY: check
 check: install verify ## lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .

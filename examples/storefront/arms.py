@@ -49,15 +49,23 @@ class Arms:
         base_digest: digest of the base model that it serves.
         resolver: names the stable weights outside a rollout.
         follower: holds the assignment of a rollout; None means that there never is one.
+        variant: arm of every run where nothing is followed: behind a gateway each arm has a deployment of its own.
     """
 
     def __init__(
-        self, server: ModelServer, base_digest: str, resolver: ChannelResolver, follower: RolloutFollower | None
+        self,
+        server: ModelServer,
+        base_digest: str,
+        resolver: ChannelResolver,
+        follower: RolloutFollower | None,
+        *,
+        variant: Variant = Variant.BASELINE,
     ) -> None:
         self._server = server
         self._base_digest = base_digest
         self._resolver = resolver
         self._follower = follower
+        self.variant = variant
 
     async def requested(self, model: RequestedModel) -> Serving:
         """The weights that a request names.
@@ -80,7 +88,7 @@ class Arms:
         """
         assignment = self._follower.current if self._follower is not None else STABLE_ONLY
         placement = assignment.place(tenant_id=tenant_id, run_id=run_id)
-        variant, rollout = str(placement.variant), placement.rollout
+        variant, rollout = str(placement.variant if self._follower is not None else self.variant), placement.rollout
         if placement.variant is Variant.CANDIDATE and placement.model is not None:
             try:
                 return await self._serving(placement.model, variant, rollout)

@@ -27,6 +27,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from sluice_api.contracts.evaluation import Outcome
+from sluice_api.contracts.trace import Variant
 from sluice_artifacts import ArtifactError, digest_tree, fetch_model
 from sluice_runtime import (
     ChannelResolver,
@@ -85,7 +86,8 @@ class Service:
         return app
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "ok", "exported": self.exporter.exported, "lost": self.exporter.failed})
+        counts = {"exported": self.exporter.exported, "lost": self.exporter.failed}
+        return web.json_response({"status": "ok", "variant": self.arms.variant, **counts})
 
     async def _predict(self, request: web.Request) -> web.Response:
         if not self._authorised(request):
@@ -178,7 +180,8 @@ def build(arguments: argparse.Namespace, stack: ExitStack) -> Service:
     if follower is not None:
         stack.enter_context(follower)
     exporter = TraceExporter(arguments.traces) if arguments.traces else TraceExporter.from_environment()
-    return Service(server, Arms(server, digest, resolver, follower), exporter, token_of(os.environ))
+    arms = Arms(server, digest, resolver, follower, variant=Variant(arguments.variant))
+    return Service(server, arms, exporter, token_of(os.environ))
 
 
 def _follower(arguments: argparse.Namespace) -> RolloutFollower | None:
@@ -213,6 +216,12 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="storefront.service", description="The storefront agent.")
     parser.add_argument("--root", required=True, help="artifact root that holds the channels, file:// or s3://")
     parser.add_argument("--channel", default="stable", help="channel that serves production")
+    parser.add_argument(
+        "--variant",
+        default=str(Variant.BASELINE),
+        choices=[str(Variant.BASELINE), str(Variant.CANDIDATE)],
+        help="arm that a deployment behind a gateway serves",
+    )
     parser.add_argument("--traces", default="", help="trace store (default: SLUICE_TRACE_EXPORT_DIR)")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8100, help="port; 0 takes a free one")

@@ -1,0 +1,74 @@
+"""What goes wrong below a run is told in its conditions in the words of who saw it, and a run resumes where it can."""
+
+import pytest
+
+import runs
+from site_view import conditions
+
+
+@pytest.mark.parametrize("role", ["head", "worker"])
+def test_a_run_whose_pod_is_killed_resumes_from_its_checkpoint(sluice, dataset, role):
+    name = f"killed-{role}"
+    sluice.apply(runs.run(name, optimizer=runs.LONG))
+    runs.until_step(sluice, name, 60)
+    (pod,) = runs.pods_of(sluice, name, role)
+    sluice.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+    status = sluice.until_phase("finetunerun", name, "Succeeded", "Failed", "Stalled", timeout_s=900)
+    assert status["phase"] == "Succeeded", status
+    first, *_, last = status["attempts"]
+    assert first["failure"]["class"] in {"NodeLost", "Preempted", "Infrastructure"}, first
+    assert last["resumedFromStep"] >= 40
+    runs.remove(sluice, name)
+
+
+def test_an_image_that_cannot_be_pulled_is_named(sluice, dataset):
+    name = "unpullable"
+    sluice.apply(runs.run(name, profile="unpullable"))
+    status = sluice.until_message("finetunerun", name, "registry.invalid/sluice/trainer:none", timeout_s=300)
+    assert "ImagePull" in status["message"]
+    assert conditions(status)["Succeeded"]["status"] == "Unknown"
+    runs.remove(sluice, name)
+
+
+def test_a_profile_without_nodes_is_told_with_the_schedulers_words(sluice, dataset):
+    name = "unschedulable"
+    sluice.apply(runs.run(name, profile="a100"))
+    status = sluice.until_message("finetunerun", name, "FailedScheduling", "nodes are available", timeout_s=300)
+    assert status["phase"] == "Queued"
+    runs.remove(sluice, name)
+
+
+def test_a_run_that_waits_too_long_for_a_node_fails_with_its_deadline(sluice, dataset):
+    name = "impatient"
+    sluice.apply(runs.run(name, profile="a100", deadlines={"queued": "10s"}, retry={"maxAttempts": 1}))
+    status = sluice.until_phase("finetunerun", name, "Failed", "Stalled", timeout_s=300)
+    assert status["attempts"][0]["failure"]["reason"] == "QueueDeadlineExceeded"
+    runs.remove(sluice, name)
+
+
+def test_a_rayjob_that_kuberay_refuses_is_told_with_kuberays_words(sluice, dataset):
+    name = "refused"
+    sluice.apply(runs.run(name, profile="old-ray", retry={"maxAttempts": 1}))
+    status = sluice.until_phase("finetunerun", name, "Failed", "Stalled", timeout_s=300)
+    failure = status["attempts"][0]["failure"]
+    assert "ValidationFailed" in failure["message"], failure
+    assert "2.40.0" in failure["message"] or "version" in failure["message"], failure
+    runs.remove(sluice, name)
+
+
+def test_a_queue_gets_its_label_and_its_suspension_is_respected(sluice, dataset):
+    """Kueue itself is not here: what it does to a RayJob, suspending and resuming it, is done by hand."""
+    name = "queued"
+    sluice.apply(runs.run(name, profile="queued"))
+    job = sluice.until(lambda: runs.job_of(sluice, name), wish="an attempt")
+    sluice.until(lambda: sluice.get("rayjob", job), wish="its RayJob")
+    labels = sluice.get("rayjob", job)["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "research"
+    sluice.patch("rayjob", job, {"spec": {"suspend": True}})
+    status = sluice.until_message("finetunerun", name, "Suspended", timeout_s=300)
+    assert status["phase"] == "Queued"
+    assert sluice.get("rayjob", job)["spec"]["suspend"] is True
+    sluice.patch("rayjob", job, {"spec": {"suspend": False}})
+    status = sluice.until_phase("finetunerun", name, "Succeeded", "Failed", "Stalled", timeout_s=900)
+    assert (status["phase"], len(status["attempts"])) == ("Succeeded", 1), status
+    runs.remove(sluice, name)
