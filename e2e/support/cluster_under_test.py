@@ -1,6 +1,7 @@
 """The cluster of the scenarios: a node on this machine with everything that Sluice stands on.
 
-`SLUICE_E2E_NAME` names the node; one that is up already is used as it is and stays up.
+`SLUICE_E2E_NAME` names the cluster; one that is up already is used as it is and stays up. `SLUICE_E2E_PROVIDER=kind`
+takes Kubernetes in Docker instead of a node of this machine.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 
@@ -25,8 +27,7 @@ from installation import (
 from sluice_devcluster.files import write_atomic
 from sluice_devcluster.node import s3store
 from sluice_devcluster.node.layout import Node
-from sluice_devcluster.node.provider import NodeProvider
-from sluice_devcluster.providers import State
+from sluice_devcluster.providers import ProviderName, State, make_provider
 
 ADDONS = ("kuberay", "gateway", "s3")
 NAME = os.environ.get("SLUICE_E2E_NAME", "e2e")
@@ -53,7 +54,8 @@ class ClusterUnderTest:
 @contextmanager
 def cluster_under_test() -> Iterator[ClusterUnderTest]:
     """Bring up the cluster with the images on it, and take it down where it was not up before."""
-    provider = NodeProvider(addons=ADDONS, install_packages=True)
+    chosen = ProviderName(os.environ.get("SLUICE_E2E_PROVIDER", ProviderName.NODE))
+    provider: Any = make_provider(chosen, addons=ADDONS, install_packages=True)
     stays = provider.status(NAME).state is State.READY or bool(os.environ.get("SLUICE_E2E_KEEP"))
     cluster = provider.up(NAME)
     try:
@@ -70,7 +72,7 @@ def cluster_under_test() -> Iterator[ClusterUnderTest]:
             provider.down(NAME)
 
 
-def _load(provider: NodeProvider) -> None:
+def _load(provider: Any) -> None:
     """Bring the images to the node that it does not have, or has in another build."""
     marker = provider.node(NAME).folder / "e2e-images.json"
     wanted = (IMAGES / "images.json").read_text(encoding="utf-8")
