@@ -41,7 +41,7 @@ soak: install ## run the long tests: many random kills, many tasks, many rollout
 
 .PHONY: e2e
 e2e: images tools ## play the scenarios on a Kubernetes node of this machine, images and all (root; KEEP=1 leaves it up)
-	SLUICE_E2E_KEEP=$(KEEP) $(PY) -P -m pytest -q e2e/scenarios --timeout 1200 $(PYTEST_ARGS)
+	SLUICE_E2E_KEEP=$(KEEP) $(PY) -P -m pytest -q e2e/scenarios e2e/node --timeout 1200 $(PYTEST_ARGS)
 
 .PHONY: check
 check: install verify ## lint, format, types, import rules, generated files
