@@ -3,7 +3,6 @@
 A named pipe among the traces stops the command at a known place: it waits there for a writer.
 """
 
-import json
 import os
 import pty
 import re
@@ -15,21 +14,43 @@ from pathlib import Path
 
 import pytest
 
-from trace_factory import many, trace
+from trace_factory import many, trace, write_trace
 
 FILES = 40
-COMMAND = [sys.executable, "-c", "import sys; from sluice_cli.main import main; sys.exit(main(sys.argv[1:]))"]
+RUN = """
+import sys
+from sluice_cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+HELD = """
+import sys
+from pathlib import Path
+from sluice_cli.main import main
+from sluice_traces import label
+
+read, pipe = label.read_trace, Path(sys.argv[1])
+
+def held(path):
+    if path.name == "a-held.json":
+        pipe.read_bytes()
+    return read(path)
+
+label.read_trace = held
+sys.exit(main(sys.argv[2:]))
+"""
+"""The command, held at one trace by a pipe that nobody writes to."""
 
 
 class Terminal:
     """A command on a pseudo-terminal."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, program: str = RUN) -> None:
         self.shown = b""
         # Nothing of this process runs in the child: it becomes the command at once.
         self.pid, self.screen = pty.fork()
         if self.pid == 0:
-            os.execve(COMMAND[0], [*COMMAND, *map(str, arguments)], {**os.environ, "TERM": "xterm", "COLUMNS": "100"})
+            command = [sys.executable, "-c", program, *map(str, arguments)]
+            os.execve(command[0], command, {**os.environ, "TERM": "xterm", "COLUMNS": "100"})
 
     def read_until(self, reached, seconds=60.0) -> None:
         """Read what is shown until something holds."""
@@ -60,35 +81,33 @@ def labelled(folder: Path) -> dict[str, tuple[int, bytes]]:
 def source(tmp_path):
     folder = tmp_path / "traces"
     many(folder, FILES, tenants=4)
-    os.mkfifo(folder / "tenant-2" / "a-pipe.json")
+    write_trace(folder, trace("a-held", "tenant-2"))
     return folder
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
 def test_a_stopped_command_goes_on_without_doing_anything_twice(source, tmp_path, stop):
     output = tmp_path / "out"
-    before_pipe = sum(1 for folder in ("tenant-0", "tenant-1") for _ in (source / folder).iterdir())
-    command = Terminal("trace", "label", source, "-o", output)
-    command.read_until(lambda: sum(1 for _ in output.rglob("*.json")) == before_pipe)
+    before = sum(1 for folder in ("tenant-0", "tenant-1") for _ in (source / folder).iterdir())
+    os.mkfifo(tmp_path / "pipe")
+    command = Terminal(tmp_path / "pipe", "trace", "label", source, "-o", output, program=HELD)
+    command.read_until(lambda: sum(1 for _ in output.rglob("*.json")) == before)
     if stop == signal.SIGINT:
         command.read_until(lambda: b"labelling" in command.shown)
         os.write(command.screen, b"\x03")
         assert command.end() == 130
         text = command.shown.decode()
-        assert f"stopped after {before_pipe} of {FILES + 1} files; the same command goes on from there" in text
+        assert f"stopped after {before} of {FILES + 1} files; the same command goes on from there" in text
         assert re.search(rf"labelling.*\d+/{FILES + 1}.*(-:--:--|\d:\d\d:\d\d)", text), text
     else:
         os.kill(command.pid, stop)
         assert command.end() == -stop
     first = labelled(output)
-    assert len(first) == before_pipe
+    assert len(first) == before
 
-    pipe = source / "tenant-2" / "a-pipe.json"
-    pipe.unlink()
-    pipe.write_text(json.dumps(trace("a-pipe", "tenant-2")))
     again = Terminal("trace", "label", source, "-o", output)
     assert again.end() == 0
-    assert f"{FILES + 1 - before_pipe} labelled, {before_pipe} up to date, 0 skipped" in again.shown.decode()
+    assert f"{FILES + 1 - before} labelled, {before} up to date, 0 skipped" in again.shown.decode()
     after = labelled(output)
     assert {name: after[name] for name in first} == first, "what was finished is the same file"
     assert len(after) == FILES + 1
