@@ -1,6 +1,6 @@
 """`sluice trace label` as a process on a terminal: progress with an estimate, stopped by Ctrl-C and by kill -9.
 
-A named pipe among the traces stops the command at a known place: it waits there for a writer.
+A named pipe stops the command at a known trace: it waits there for a writer.
 """
 
 import os
