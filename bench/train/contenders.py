@@ -83,23 +83,22 @@ def dpo_sluice(ready: Ready, toy: workload.Toy) -> None:
     model, pairs = _adapted(toy), workload.pairs()
     device = torch.device(toy.device)
 
-    def reference() -> torch.Tensor:
-        return reference_log_probabilities(model, pairs, row_tokens=toy.row, device=device, group=Alone())
+    def reference(some: list[Any]) -> torch.Tensor:
+        return reference_log_probabilities(model, some, row_tokens=toy.row, device=device, group=Alone())
 
     recipe = DpoRecipe(
-        model, pairs, trained_parameters(model), reference=reference(), beta=workload.BETA, device=device
+        model, pairs, trained_parameters(model), reference=reference(pairs), beta=workload.BETA, device=device
     )
     mean = sum(sum(pair.lengths) for pair in pairs) / len(pairs)
     steps: dict[str, float] = {}
 
     def units(record: Any) -> float:
-        # One epoch needs the reference of a pair once: a share of the whole pass belongs to this step's pairs.
         count = round(record.epoch * len(pairs) - steps.get("pairs", 0.0))
         steps["pairs"] = record.epoch * len(pairs)
         return count
 
     _carry_out(
-        lambda: _WithReference(ready(), reference, len(pairs)),
+        lambda: _WithReference(ready(), lambda count: reference(pairs[:count])),
         toy,
         recipe,
         pair_sizes(pairs),
@@ -109,24 +108,19 @@ def dpo_sluice(ready: Ready, toy: workload.Toy) -> None:
 
 
 class _WithReference(Turn):
-    """Turns that include the reference's pass over as many pairs as were trained on."""
+    """Turns that include the reference's pass over as many pairs as were trained on: what one epoch costs."""
 
-    def __init__(self, turn: Turn, reference: Callable[[], torch.Tensor], pairs: int) -> None:
+    def __init__(self, turn: Turn, reference: Callable[[int], torch.Tensor]) -> None:
         self._turn = turn
         self._reference = reference
-        self._pairs = pairs
-        self._owed = 0.0
 
     def begin(self) -> bool:
         """Wait for the next turn."""
         return self._turn.begin()
 
     def end(self, units: float, **figures: float) -> None:
-        """Compute the reference of all pairs whenever an epoch's worth of them was trained on."""
-        self._owed += units
-        if self._owed >= self._pairs:
-            self._owed -= self._pairs
-            self._reference()
+        """Compute the reference of as many pairs, then end the turn."""
+        self._reference(round(units))
         self._turn.end(units, **figures)
 
 
