@@ -10,7 +10,7 @@ import yaml
 
 import shop
 import shoppers
-from installation import ROOT, SYSTEM
+from installation import ROOT
 from prometheus_server import PrometheusServer
 from site_view import conditions
 
@@ -123,8 +123,15 @@ def test_traffic_climbs_at_the_gateway_as_measured_and_the_candidate_is_promoted
         status = sluice.until_phase("shadowrollout", "storefront", "Completed", "RolledBack", "Stalled", timeout_s=900)
     assert status["phase"] == "Completed", status
     assert shop.stable_digest() == trained["adapter"]["digest"]
+    # Promoted is what the stable arm serves: the route rests with it, as it did before.
+    assert status["weight"] == {"desired": 0, "actual": 0}
     share = shoppers.measure(gateway, requests=500)
-    assert (share.candidate, share.failed) == (500, 0)
+    assert (share.candidate, share.failed) == (0, 0)
+    sluice.until(
+        lambda: shoppers.served_by(gateway, seed=next(SEEDS)) == trained["adapter"]["digest"],
+        wish="the stable arm serves the promoted adapter",
+        timeout_s=60,
+    )
 
 
 def test_an_aborted_rollout_is_at_zero_within_five_seconds_and_no_request_fails(
@@ -180,7 +187,9 @@ def test_a_damaged_candidate_is_taken_back_and_the_alert_fires(gateway, promethe
 
 
 def test_the_operators_rollouts_show_in_its_metrics(prometheus, sluice):
-    assert prometheus.value('max(up{job="sluice-operator"})') == 1
-    assert sluice.namespace and SYSTEM
-    names = {each["metric"]["name"] for each in prometheus.query("sluice_rollout_phase")}
-    assert "storefront-forced" in names
+    sluice.until(lambda: prometheus.value('max(up{job="sluice-operator"})') == 1, wish="the operator is scraped")
+
+    def names():
+        return {each["metric"]["name"] for each in prometheus.query("sluice_rollout_phase")}
+
+    sluice.until(lambda: "storefront-forced" in names(), wish="the rollout shows", timeout_s=60, told=names)

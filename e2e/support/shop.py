@@ -150,6 +150,14 @@ def pod_url(site: Site, arm: str) -> str:
 
 
 def await_ready(site: Site, *names: str) -> None:
-    """Wait until deployments are available."""
+    """Wait until deployments run what they say, and nothing older."""
+
+    def ready(name: str) -> bool:
+        found = site.get("deployment", name) or {}
+        status, wanted = found.get("status") or {}, (found.get("spec") or {}).get("replicas")
+        seen = status.get("observedGeneration") == (found.get("metadata") or {}).get("generation")
+        counts = {status.get(each) for each in ("replicas", "updatedReplicas", "availableReplicas")}
+        return bool(found) and seen and counts == {wanted}
+
     for name in names:
-        site.kubectl("rollout", "status", f"deployment/{name}", "--timeout=180s", timeout_s=200.0)
+        site.until(lambda name=name: ready(name), wish=f"deployment {name} is ready", timeout_s=300)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from storefront.fleet import FleetConfig, FleetReport, run_fleet
+from storefront.fleet import FleetConfig, FleetReport, request_of, run_fleet
 
 HOST = "agent.example.com"
 """Host name of the agent at the gateway."""
@@ -50,6 +50,14 @@ def serve(url: str, *, runs: int, first_seed: int, host: str = HOST, concurrency
             return await run_fleet(config, client)
 
     return asyncio.run(play())
+
+
+def served_by(url: str, *, seed: int, host: str = HOST) -> str:
+    """Let one shopper come and return the digest of the weights that served it."""
+    with httpx.Client(timeout=60.0, trust_env=False, headers={"Host": host}) as client:
+        answer = client.post(f"{url}/v1/predict", json=request_of(seed, 20))
+        answer.raise_for_status()
+        return str(answer.json()["serving"]["digest"])
 
 
 def measure(url: str, *, requests: int, host: str = HOST, concurrency: int = 8) -> Share:
