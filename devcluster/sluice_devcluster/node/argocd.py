@@ -163,6 +163,8 @@ CONTROLLER = Service(
         f"--repo-server=127.0.0.1:{_REPO_PORT}",
         "--repo-server-plaintext",
         "--app-resync=20",
+        # Without Argo CD's API server and page, an Application's status is where its resources' health is read.
+        "--persist-resource-health",
         "--self-heal-timeout-seconds=2",
         "--status-processors=4",
         "--operation-processors=2",

@@ -82,7 +82,7 @@ def node_service(
     ]
 
 
-def apply_definitions(node: Node, paths: Sequence[Path], *, timeout_s: float = 60.0) -> None:
+def apply_definitions(node: Node, paths: Sequence[Path], *, timeout_s: float = 180.0) -> None:
     """Apply custom resource definitions and wait until the API server serves them all.
 
     Raises:
@@ -102,9 +102,11 @@ def _served(node: Node) -> set[str]:
 
     Asking for the definitions themselves would move megabytes each time.
     """
+    command = ("api-resources", "--output=name", "--request-timeout=20s")
     kubectl = node.binaries / "kubectl"
-    answer = run_kubectl(node.control.kubeconfig, "api-resources", "--output=name", check=False, kubectl=kubectl)
-    return set(answer.stdout.split())
+    return set(
+        run_kubectl(node.control.kubeconfig, *command, check=False, timeout_s=120, kubectl=kubectl).stdout.split()
+    )
 
 
 def definition_name(text: str, path: Path) -> str:
@@ -119,7 +121,7 @@ def definition_name(text: str, path: Path) -> str:
     return match[1]
 
 
-def apply(node: Node, manifests: str, *, timeout_s: float = 120.0) -> None:
+def apply(node: Node, manifests: str, *, timeout_s: float = 240.0) -> None:
     """Apply manifests server-side as the node's administrator; large definitions fit only that way.
 
     Raises:
