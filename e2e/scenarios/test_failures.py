@@ -10,7 +10,7 @@ from site_view import conditions
 def test_a_run_whose_pod_is_killed_resumes_from_its_checkpoint(sluice, dataset, role):
     name = f"killed-{role}"
     sluice.apply(runs.run(name, optimizer=runs.LONG))
-    runs.until_step(sluice, name, 60)
+    runs.until_step(sluice, name, 50)
     (pod,) = runs.pods_of(sluice, name, role)
     sluice.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
     status = sluice.until_phase("finetunerun", name, "Succeeded", "Failed", "Stalled", timeout_s=900)

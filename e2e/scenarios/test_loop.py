@@ -109,6 +109,8 @@ def test_the_scorecard_passes_it(passed):
 def test_traffic_climbs_at_the_gateway_as_measured_and_the_candidate_is_promoted(
     gateway, passed, trained, sluice, storage, base
 ):
+    sluice.delete("shadowrollout", "storefront")
+    shop.point("stable", base, None)
     serve_candidate(sluice, storage, base, trained["adapter"])
     sluice.apply(*shop.example("shadowrollout.yaml"))
     with shoppers.shopping(gateway, per_second=RATE, first_seed=next(SEEDS)):
@@ -161,6 +163,7 @@ def test_a_damaged_candidate_is_taken_back_and_the_alert_fires(gateway, promethe
     status = sluice.until_phase("finetunerun", "storefront-damaged", "Succeeded", "Failed", "Stalled", timeout_s=900)
     assert status["phase"] == "Succeeded", status
     before = shop.stable_digest()
+    sluice.delete("shadowrollout", "storefront-forced")
     serve_candidate(sluice, storage, base, status["adapter"])
     sluice.apply(*shop.example("shadowrollout-forced.yaml"))
     with (

@@ -17,6 +17,8 @@ HOST = "agent.example.com"
 """Host name of the agent at the gateway."""
 Z = 3.29
 """Two-sided 99.9 %: a healthy share misses its interval once in a thousand looks."""
+BATCH_S = 4.0
+"""Seconds of shoppers between two looks whether more shall come."""
 LIMITS = httpx.Limits(max_connections=32, max_keepalive_connections=32)
 
 
@@ -124,16 +126,17 @@ def streaming(url: str, *, host: str = HOST, every_s: float = 0.02) -> Iterator[
 
 @contextmanager
 def shopping(url: str, *, per_second: float, first_seed: int, host: str = HOST) -> Iterator[None]:
-    """Keep shoppers coming while the block runs."""
+    """Keep shoppers coming while the block runs, a few seconds' worth at a time; the last are served to the end."""
     stop = threading.Event()
+    batch = max(1, round(BATCH_S * per_second))
 
     async def play() -> None:
-        config = FleetConfig(url=url, rate=per_second, first_seed=first_seed, concurrency=24)
         async with httpx.AsyncClient(timeout=60.0, limits=LIMITS, trust_env=False, headers={"Host": host}) as client:
-            fleet = asyncio.ensure_future(run_fleet(config, client))
-            await asyncio.to_thread(stop.wait)
-            fleet.cancel()
-            await asyncio.gather(fleet, return_exceptions=True)
+            seed = first_seed
+            while not stop.is_set():
+                config = FleetConfig(url=url, rate=per_second, runs=batch, first_seed=seed, concurrency=24)
+                await run_fleet(config, client)
+                seed += batch
 
     thread = threading.Thread(target=lambda: asyncio.run(play()), name="shoppers", daemon=True)
     thread.start()
