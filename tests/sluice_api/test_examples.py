@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from sluice_api.v1alpha1 import KINDS
+from sluice_api.v1alpha1.common import GROUP
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODELS = {kind.crd.kind: kind for kind in KINDS}
@@ -13,6 +14,7 @@ DOCUMENTS = [
     pytest.param(document, id=f"{path.relative_to(EXAMPLES)}: {document['kind']}/{document['metadata']['name']}")
     for path in sorted(EXAMPLES.rglob("*.yaml"))
     for document in yaml.safe_load_all(path.read_text())
+    if document["apiVersion"].startswith(f"{GROUP}/")
 ]
 
 

@@ -119,6 +119,7 @@ class Member:
     def __init__(self, threads: Threads, rank: int) -> None:
         self.rank = rank
         self.size = threads.size
+        self.lockstep = False
         self._threads = threads
 
     def sum(self, tensor: torch.Tensor) -> None:
