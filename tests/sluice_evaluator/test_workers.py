@@ -223,8 +223,10 @@ def test_a_second_attempt_goes_on_where_the_first_one_ended(tmp_path: Path) -> N
     with AgentServer(by_weights) as server:
         second = job.model_copy(update={"agent_url": server.url, "attempt": 2})
         output = eval_worker.run(second, Reporter(second))
-        assert sum(server.calls.values()) == 30
-        assert not {name.split("@")[0] for name in server.calls} & half
+        # Of two at a time, one may have been in flight when the other ended the first attempt.
+        repeated = {name for name in server.calls if name.split("@")[0] in half}
+        assert len(repeated) <= 1
+        assert sum(server.calls.values()) == 30 + len(repeated)
     assert (output.summary.passed, output.baseline_summary.passed) == (30, 15)
 
 
