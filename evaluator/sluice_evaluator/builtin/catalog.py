@@ -67,13 +67,19 @@ def load(name_or_path: str, data: bytes | None = None) -> Suite:
         SuiteError: it is unknown or malformed, or a reference answer fails.
         SandboxUnavailableError: it runs code and this machine has no sandbox.
     """
+    suite = _with_answers(name_or_path, data)
+    return suite if isinstance(suite, Suite) else preflight(suite)
+
+
+def _with_answers(name_or_path: str, data: bytes | None) -> BuiltinSuite | Suite:
+    """The suite, with its reference answers where it has some."""
     if name_or_path.startswith(BUILTIN_PREFIX):
-        return preflight(builtin_suite(name_or_path.removeprefix(BUILTIN_PREFIX)))
+        return builtin_suite(name_or_path.removeprefix(BUILTIN_PREFIX))
     if data is None:
         raise SuiteError(name_or_path, ["there is nothing to read"])
     if name_or_path.endswith(".jsonl"):
         tasks = tuple(read_benchmark(data, name_or_path))
-        return preflight(BuiltinSuite(name=name_or_path, purpose="a benchmark's rows", tasks=tasks))
+        return BuiltinSuite(name=name_or_path, purpose="a benchmark's rows", tasks=tasks)
     return parse_suite(data, name_or_path)
 
 
@@ -85,15 +91,11 @@ def texts(name_or_path: str, data: bytes | None = None) -> list[str]:
     Raises:
         SuiteError: it is unknown or malformed.
     """
-    entries: tuple[BuiltinTask, ...] = ()
-    if name_or_path.startswith(BUILTIN_PREFIX):
-        entries = builtin_suite(name_or_path.removeprefix(BUILTIN_PREFIX)).tasks
-    elif data is not None and name_or_path.endswith(".jsonl"):
-        entries = tuple(read_benchmark(data, name_or_path))
-    else:
-        return [task.task_text for task in load(name_or_path, data).tasks if task.task_text.strip()]
-    answers = [entry.gold for entry in entries if len(entry.gold.split()) >= TELLING_WORDS]
-    return [entry.task.task_text for entry in entries] + answers
+    suite = _with_answers(name_or_path, data)
+    if isinstance(suite, Suite):
+        return [task.task_text for task in suite.tasks if task.task_text.strip()]
+    answers = [entry.gold for entry in suite.tasks if len(entry.gold.split()) >= TELLING_WORDS]
+    return [entry.task.task_text for entry in suite.tasks] + answers
 
 
 def preflight(suite: BuiltinSuite) -> Suite:
