@@ -243,11 +243,12 @@ class TestChannels:
         assert read_channel(root, "stable")[0] == self.channel(b"2")
 
     def test_of_many_movers_exactly_one_wins(self, root):
-        etag = move_channel(root, self.channel(), etag=None)
+        etag = move_channel(root, self.channel(b"start"), etag=None)
 
         def move(index):
+            # A mover whose document equals the one that is there leaves its etag as it was, and a second may win.
             try:
-                return move_channel(root, self.channel(str(index).encode()), etag=etag)
+                return move_channel(root, self.channel(b"mover %d" % index), etag=etag)
             except ConflictError:
                 return None
 
