@@ -113,14 +113,17 @@ def _random_states() -> dict[str, torch.Tensor]:
 def put_back(
     parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, snapshot: Snapshot
 ) -> None:
-    """Give parameters, optimizer and generators the state of a snapshot."""
+    """Give parameters, optimizer and generators the state of a snapshot.
+
+    All of a parameter's state goes to its device, the count of steps too: a fused AdamW takes it from nowhere else.
+    """
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(snapshot.parameters[name])
             if f"{name}/step" not in snapshot.optimizer:
                 continue
             optimizer.state[parameter] = {
-                key: snapshot.optimizer[f"{name}/{key}"].clone().to("cpu" if key == "step" else parameter.device)
+                key: snapshot.optimizer[f"{name}/{key}"].clone().to(parameter.device)
                 for key in ("step", *MOMENTS)
             }
     torch.set_rng_state(snapshot.random["cpu"])
