@@ -41,6 +41,7 @@ soak: install ## run the long tests: many random kills, many tasks, many rollout
 
 .PHONY: e2e
 e2e: images tools ## play the scenarios on a Kubernetes node of this machine, images and all (root; KEEP=1 leaves it up)
+	$(PY) -P e2e/support/build_tools.py
 	SLUICE_E2E_KEEP=$(KEEP) $(PY) -P -m pytest -q e2e/scenarios e2e/node --timeout 1200 $(PYTEST_ARGS)
 
 .PHONY: check

@@ -1,7 +1,8 @@
 """The cluster of the scenarios: a node on this machine with everything that Sluice stands on.
 
-`SLUICE_E2E_NAME` names the cluster; one that is up already is used as it is and stays up. `SLUICE_E2E_PROVIDER=kind`
-takes Kubernetes in Docker instead of a node of this machine.
+It is made from nothing and taken down at the end; what an earlier run left under its name goes first, however that run
+ended. A cluster that `SLUICE_E2E_NAME` names and that is up is used as it is instead, and stays;
+`SLUICE_E2E_KEEP=1` lets a new one stay too. `SLUICE_E2E_PROVIDER=kind` takes Kubernetes in Docker instead of a node.
 """
 
 import json
@@ -30,7 +31,9 @@ from sluice_devcluster.node.layout import Node
 from sluice_devcluster.providers import ProviderName, State, make_provider
 
 ADDONS = ("kuberay", "gateway", "s3")
-NAME = os.environ.get("SLUICE_E2E_NAME", "e2e")
+GIVEN = os.environ.get("SLUICE_E2E_NAME")
+"""Name of the cluster that the caller gives, if any."""
+NAME = GIVEN or "e2e"
 """Name of the cluster."""
 
 
@@ -56,7 +59,10 @@ def cluster_under_test() -> Iterator[ClusterUnderTest]:
     """Bring up the cluster with the images on it, and take it down where it was not up before."""
     chosen = ProviderName(os.environ.get("SLUICE_E2E_PROVIDER", ProviderName.NODE))
     provider: Any = make_provider(chosen, addons=ADDONS, install_packages=True)
-    stays = provider.status(NAME).state is State.READY or bool(os.environ.get("SLUICE_E2E_KEEP"))
+    given = bool(GIVEN) and provider.status(NAME).state is State.READY
+    if not given:
+        provider.down(NAME)
+    stays = given or bool(os.environ.get("SLUICE_E2E_KEEP"))
     cluster = provider.up(NAME)
     try:
         _load(provider)

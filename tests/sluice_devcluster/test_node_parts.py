@@ -247,6 +247,12 @@ def test_a_new_group_owns_the_processors_of_its_parent(tmp_path):
     assert not (unified.root / "sluice-dev").exists()
 
 
+def test_a_node_weighs_as_much_as_its_processors(tmp_path):
+    cpu = hierarchy(tmp_path / "cpu", "rw", "cpu")
+    create_tree("sluice-dev", [cpu])
+    assert (cpu.root / "sluice-dev" / "cpu.shares").read_text() == str(1024 * os.cpu_count())
+
+
 def test_on_the_unified_hierarchy_alone_the_controllers_are_handed_down(tmp_path):
     unified = hierarchy(tmp_path / "cgroup", unified=True)
     (unified.root / "cgroup.controllers").write_text("memory")

@@ -5,6 +5,7 @@ node's own tree is written.
 """
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from sluice_devcluster.errors import ComponentError
 
 MOUNTS = Path("/proc/mounts")
 _POLL_S = 0.05
+_SHARES_PER_PROCESSOR = 1024
+"""What the kubelet counts a processor for, and the kernel a process outside all groups."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,9 @@ def create_tree(name: str, hierarchies: list[Hierarchy]) -> None:
             # A new group of this controller owns no processor and no memory node, and could hold no process.
             for setting in ("cpuset.cpus", "cpuset.mems"):
                 (group / setting).write_text((hierarchy.root / setting).read_text())
+        if "cpu" in hierarchy.controllers:
+            # By default the whole node would get what a single process beside it gets, and its pods starve.
+            (group / "cpu.shares").write_text(str(_SHARES_PER_PROCESSOR * (os.cpu_count() or 1)))
         if hierarchy.unified:
             _delegate(hierarchy.root)
 
