@@ -89,6 +89,7 @@ def take_turns(
     *,
     seconds: float = float("inf"),
     seldom: Mapping[str, int] | None = None,
+    keeping: bool = True,
     **options: Any,
 ) -> dict[str, Tally]:
     """Let every contender take `turns` turns after the warm-up, in an order that rotates.
@@ -98,6 +99,7 @@ def take_turns(
         turns: turns that count, at most.
         seconds: time after which no further round of turns begins, once `FEWEST` count.
         seldom: contenders that take part in every so manieth round only.
+        keeping: start every contender with `ALLOCATOR`; what the environment says of it wins.
         **options: passed on.
 
     Raises:
@@ -107,7 +109,8 @@ def take_turns(
     tallies = {name: Tally() for name in contenders}
     pipes: dict[str, Connection] = {}
     processes = []
-    os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
+    added = {name: value for name, value in ALLOCATOR.items() if keeping and name not in os.environ}
+    os.environ.update(added)
     try:
         for name, function in contenders.items():
             mine, theirs = context.Pipe()
@@ -130,9 +133,9 @@ def take_turns(
                 if number > WARM_UP and (number - WARM_UP) % (seldom or {}).get(name, 1):
                     continue
                 pipes[name].send(True)
-                seconds, units, figures = _receive(pipes[name], name)
+                took, units, figures = _receive(pipes[name], name)
                 if number >= WARM_UP:
-                    tallies[name].seconds.append(seconds)
+                    tallies[name].seconds.append(took)
                     tallies[name].units.append(units)
                     for key, value in figures.items():
                         tallies[name].figures.setdefault(key, []).append(value)
@@ -140,6 +143,8 @@ def take_turns(
             pipe.send(False)
             tallies[name].peak_bytes = _receive(pipe, name)
     finally:
+        for name in added:
+            del os.environ[name]
         for process in processes:
             process.terminate()
             process.join()
