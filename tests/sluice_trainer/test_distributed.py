@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import queue
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from loop_runs import Recorder, make_recipe, run, sessions_in_a_group, train_in_a_group, weights
+from loop_runs import Recorder, make_recipe, run, sessions_in_a_group, stopped_session, train_in_a_group, weights
 from sluice_api.contracts.base import ModelRef
-from sluice_api.contracts.jobs import TrainJob, TrainOutput
+from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
 from sluice_trainer.memory import PROCESS_BYTES, SET_ASIDE, Shape, estimate
 from sluice_trainer.model import LoraSettings, add_adapter
 from sluice_trainer.snapshot import Snapshot
@@ -33,8 +34,10 @@ def together(
     return {rank: (losses, torch.from_numpy(values), pickle.loads(last)) for rank, losses, values, last in found}
 
 
-def in_processes(target: Any, size: int, store: Path, *arguments: Any) -> list[Any]:
-    """What each of several processes told of `target(rank, size, store, results, *arguments)`."""
+def in_processes(
+    target: Any, size: int, store: Path, *arguments: Any, told: Callable[[Any], None] = lambda each: None
+) -> list[Any]:
+    """What each of several processes told of `target(rank, size, store, results, *arguments)`; `told` hears it too."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sluice_trainer.session"])
     results = context.Queue()
@@ -45,7 +48,10 @@ def in_processes(target: Any, size: int, store: Path, *arguments: Any) -> list[A
     for process in processes:
         process.start()
     try:
-        found = [_next(results, processes) for _ in processes]
+        found = []
+        for _ in processes:
+            found.append(_next(results, processes))
+            told(found[-1])
         for process in processes:
             process.join(DEADLINE)
             assert process.exitcode == 0
@@ -147,6 +153,26 @@ def test_whole_jobs_with_shared_weights_publish_the_adapter_of_one_worker(tmp_pa
         assert left.keys() == right.keys()
         assert all(torch.allclose(left[name], right[name], atol=1e-4) for name in left)
         assert any(tensor.abs().max() > 1e-3 for name, tensor in right.items() if "lora_B" in name)
+
+
+def test_a_stop_is_told_by_the_first_worker_alone_once_its_checkpoint_is_written(tmp_path: Path) -> None:
+    """Ray tears a group down at the first error of a worker: one that had nothing to save must not be it."""
+    job = Workplace(tmp_path, rows=12).job("stopped", workers=2)
+    go, order = tmp_path / "go", []
+
+    def heard(result: tuple[int, str, object]) -> None:
+        order.append(result[0])
+        go.touch()
+
+    arguments = (job.model_dump_json(by_alias=True), str(tmp_path / "cache"), str(go))
+    found = in_processes(stopped_session, 2, tmp_path / "store", *arguments, told=heard)
+    ends = {rank: (how, what) for rank, how, what in found}
+    assert order == [1, 0]
+    assert ends[1] == ("returned", None)
+    assert ends[0][0] == FailureClass.PREEMPTED
+    assert "saved at step 1" in str(ends[0][1])
+    checkpoints = Path(job.checkpoint_uri.removeprefix("file://"))
+    assert (checkpoints / "step-00000001.attempt-1" / "complete.json").exists()
 
 
 def memory_between(layers: int) -> int:

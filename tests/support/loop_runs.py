@@ -1,6 +1,7 @@
 """Runs of the trainer's loop on a tiny model, and a recorder of what it tells."""
 
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,5 +134,41 @@ def sessions_in_a_group(rank: int, size: int, store: str, results: Any, jobs: li
             output = run_session(TrainJob.model_validate_json(text), around)
             outputs.append(output.model_dump_json() if output else "")
         results.put((rank, outputs))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def stopped_session(rank: int, size: int, store: str, results: Any, job: str, cache: str, go: str) -> None:
+    """Do a job that is asked to stop at its first step, in one of several processes, and tell how it ended there.
+
+    Process 0 may not write its checkpoint before the file `go` is there.
+    """
+    from sluice_artifacts.reporting import WorkerError
+    from sluice_trainer.checkpoint import Checkpointer
+    from sluice_trainer.group import ProcessGroup
+    from sluice_trainer.session import run_session
+    from sluice_trainer.surroundings import NoProgress, Surroundings
+
+    def held(self: Checkpointer, pending: PendingSnapshot) -> None:
+        while not Path(go).exists():
+            time.sleep(0.01)
+        write(self, pending)
+
+    write, Checkpointer._write = Checkpointer._write, held  # type: ignore[method-assign]
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    try:
+        around = Surroundings(
+            group=ProcessGroup(),
+            device=CPU,
+            progress=NoProgress(),
+            stop_requested=lambda: rank == 0,
+            checkpoint_taken=lambda step, record: None,
+            cache=Path(cache),
+        )
+        try:
+            results.put((rank, "returned", run_session(TrainJob.model_validate_json(job), around)))
+        except WorkerError as error:
+            results.put((rank, error.failure_class.value, error.message))
     finally:
         torch.distributed.destroy_process_group()

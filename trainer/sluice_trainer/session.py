@@ -59,6 +59,8 @@ class _Loaded:
 def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
     """Do a job; return its output on the first worker and None on the others.
 
+    Asked to stop, only the first worker raises, once its checkpoint is written.
+
     Raises:
         WorkerError: with the failure's class and what to do about it.
     """
@@ -74,14 +76,15 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
             stage="training", step=resumed_from or 0, of=len(loaded.plan.steps), resumed_from_step=resumed_from
         )
         trained = _train(settings, loaded, around, checkpointer, resume)
+    # The others end quietly, stopped or done: an error of theirs would have the group torn down while the first saves.
+    if around.group.rank != 0:
+        return None
     if not trained.finished:
         checkpointer.wait(must_succeed=True)
         message = (
             f"asked to stop: saved at step {trained.step} of {len(loaded.plan.steps)}, the next attempt resumes there"
         )
         raise WorkerError(FailureClass.PREEMPTED, message)
-    if around.group.rank != 0:
-        return None
     around.progress.progress(stage="publishing", step=trained.step, of=trained.step)
     output = _publish(settings, loaded, trained, checkpointer, resumed_from)
     return output.model_copy(update={"strategy": loaded.strategy.value, "workers": around.group.size})
