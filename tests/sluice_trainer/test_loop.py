@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,23 @@ def test_another_number_of_workers_resumes_with_the_same_data() -> None:
 def test_one_worker_that_is_asked_to_stop_stops_all_at_the_same_step() -> None:
     together = run_together(2, resume=None, stop_after=2)
     assert [len(hooks.records) for hooks, _ in together] == [2, 2]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_parameter_that_no_row_uses_has_a_gradient_of_zeros(size: int) -> None:
+    """Its steps count and its moments decay with one worker as with two, so that either resumes the other."""
+    recorders, threads = [Recorder() for _ in range(size)], Threads(size)
+
+    def work(rank: int) -> None:
+        recipe = make_recipe()
+        recipe.parameters = {**recipe.parameters, "unused": torch.nn.Parameter(torch.ones(2))}
+        run(recipe, recorders[rank], group=threads.member(rank) if size > 1 else Alone())
+
+    with ThreadPoolExecutor(size) as pool:
+        list(pool.map(work, range(size)))
+    last = recorders[0].snapshots[len(recorders[0].records)]
+    assert last.optimizer["unused/step"].item() == last.step
+    assert torch.equal(last.parameters["unused"], torch.ones(2))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_what_to_do() -> None:

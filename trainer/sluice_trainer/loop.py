@@ -326,12 +326,15 @@ class _Speed:
 
 
 def _add_up(parameters: Sequence[torch.nn.Parameter], sums: torch.Tensor, group: Group) -> None:
-    """Sum gradients and figures over the workers; one that had no row of this step adds nothing."""
-    if group.size == 1:
-        return
+    """Sum gradients and figures over the workers; one that had no row of this step adds nothing.
+
+    What no row used has a gradient of zeros, with one worker as with many: its moments decay and its steps count alike.
+    """
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
+    if group.size == 1:
+        return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     group.sum(flat)
