@@ -1,5 +1,6 @@
 """Checkpoints: whole or passed over, kept by count, and a storage that fails does not stop training at once."""
 
+import errno
 import json
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from sluice_api.contracts.jobs import FailureClass, ProbeResult
-from sluice_artifacts import ObjectInfo, Store, UnreachableError, open_store
+from sluice_artifacts import ArtifactError, ForbiddenError, ObjectInfo, Store, UnreachableError, open_store
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.checkpoint import COMPLETE_FILE, FAILURE_LIMIT, AdapterNames, Checkpointer, best_step, peft_names
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot
@@ -212,6 +213,54 @@ def test_the_checkpoint_of_the_best_probe_is_kept_beside_the_newest(tmp_path: Pa
     target.wait()
     assert folders(tmp_path) == ["step-00000002.attempt-1", "step-00000005.attempt-1"]
     assert best_step(()) is None
+
+
+def test_checkpoints_of_other_settings_make_room_and_never_take_it(tmp_path: Path) -> None:
+    """A run whose settings were changed starts at step 0 below what was written before: its own have to stay."""
+    save(checkpointer(tmp_path, keep=2, fingerprint="before"), 50, 60)
+    target = checkpointer(tmp_path, keep=2, attempt=2)
+    save(target, 1)
+    assert folders(tmp_path) == ["step-00000001.attempt-2", "step-00000060.attempt-1"]
+    save(target, 2, 3)
+    assert folders(tmp_path) == ["step-00000002.attempt-2", "step-00000003.attempt-2"]
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_written(tmp_path: Path) -> None:
+    save(checkpointer(tmp_path), 1, 9)
+    (tmp_path / "step-00000009.attempt-1" / "optimizer.safetensors").write_bytes(b"no")
+    target = checkpointer(tmp_path, keep=1, attempt=2)
+    found = target.newest()
+    assert found is not None and found.step == 1
+    save(target, 2)
+    assert folders(tmp_path) == ["step-00000002.attempt-2"]
+
+
+class Refusing(Wrapped):
+    """Lists, but gives no file for the reason given."""
+
+    def __init__(self, inner: Store, error: Exception) -> None:
+        super().__init__(inner)
+        self.error = error
+
+    def download(self, uri: str, path: Path, *, sha256: str | None = None) -> str:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnreachableError("s3://b/k", "no answer"),
+        ForbiddenError("s3://b/k", "refused"),
+        ArtifactError("file:///k", "no space left"),
+        OSError(errno.ENOSPC, "no space left"),
+    ],
+)
+def test_a_storage_that_does_not_give_the_newest_is_no_reason_to_take_an_older_one(
+    tmp_path: Path, error: Exception
+) -> None:
+    save(checkpointer(tmp_path), 1, 2)
+    with pytest.raises(type(error)):
+        checkpointer(tmp_path, store=Refusing(open_store(f"file://{tmp_path}"), error)).newest()
 
 
 def test_keeping_none_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@
 
 The folder carries the attempt's number, so that a slow attempt that was given up never writes into its successor's
 files. A checkpoint counts once `complete.json` is there, every file has the hash it names, and its fingerprint is that
-of the run: same plan, same base, same settings.
+of the run: same plan, same base, same settings. One that is bad in itself is passed over for the one before; a storage
+that cannot be asked is a failure, since an older step is no answer to it.
 """
 
 import json
@@ -29,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from sluice_api.contracts.base import Contract
 from sluice_api.contracts.dataset import FileEntry
 from sluice_api.contracts.jobs import FailureClass, ProbeResult
-from sluice_artifacts import ArtifactError, Store, canonical_json, join, open_store
+from sluice_artifacts import ArtifactError, CorruptError, NotFoundError, Store, canonical_json, join, open_store
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
 
@@ -103,6 +104,7 @@ class Checkpointer:
         self._failures = 0
         self._error: ArtifactError | OSError | None = None
         self._fatal: Exception | None = None
+        self._ours: dict[str, bool] = {}
 
     def save(self, take: Take) -> None:
         """Copy and write the state in the background; waits only while an earlier one is being written.
@@ -130,11 +132,12 @@ class Checkpointer:
 
         Raises:
             ArtifactError: the storage cannot be asked.
+            OSError: what was fetched cannot be kept here, for lack of room for example.
         """
         for step, _, folder in sorted(self._complete(), reverse=True):
             try:
                 return self._read(folder)
-            except (_NotOursError, ArtifactError, SafetensorError, OSError, ValueError, KeyError) as error:
+            except (_NotOursError, NotFoundError, CorruptError, SafetensorError, ValueError, KeyError) as error:
                 _log.warning("checkpoint of step %d is passed over: %s", step, error)
         return None
 
@@ -170,7 +173,8 @@ class Checkpointer:
                 entries.append(FileEntry(path=path.name, sha256=sha256, size=path.stat().st_size))
         manifest = CheckpointManifest(fingerprint=self._fingerprint, step=snapshot.step, files=entries)
         self._store.write(join(folder, COMPLETE_FILE), canonical_json(manifest))
-        self._prune(best_step(snapshot.probes))
+        self._ours[folder] = True
+        self._prune(snapshot.step, best_step(snapshot.probes))
 
     def _files(self, snapshot: Snapshot, scratch: Path) -> list[Path]:
         adapter = {self._names.by_parameter[name]: tensor for name, tensor in snapshot.parameters.items()}
@@ -190,6 +194,8 @@ class Checkpointer:
         manifest = CheckpointManifest.model_validate_json(self._store.read(join(folder, COMPLETE_FILE)))
         if manifest.fingerprint != self._fingerprint:
             raise _NotOursError("it is of a run with another plan, base or settings")
+        if lacking := {ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE} - {entry.path for entry in manifest.files}:
+            raise CorruptError(folder, f"{COMPLETE_FILE} does not name {', '.join(sorted(lacking))}")
         with tempfile.TemporaryDirectory(prefix="sluice-checkpoint-") as scratch:
             place = Path(scratch)
             for entry in manifest.files:
@@ -216,22 +222,51 @@ class Checkpointer:
                 found.append((int(match[1]), int(match[2]), info.uri.removesuffix(COMPLETE_FILE)))
         return found
 
-    def _prune(self, best: int | None) -> None:
-        """Delete what is older than the newest `keep`, `complete.json` first, and what a killed attempt left behind.
+    def _is_ours(self, folder: str) -> bool:
+        """Whether a checkpoint is of this run; one whose marker cannot be read as such is not."""
+        if folder not in self._ours:
+            try:
+                text = self._store.read(join(folder, COMPLETE_FILE))
+                self._ours[folder] = CheckpointManifest.model_validate_json(text).fingerprint == self._fingerprint
+            except (NotFoundError, CorruptError, ValueError):
+                self._ours[folder] = False
+        return self._ours[folder]
 
+    def _prune(self, written: int, best: int | None) -> None:
+        """Delete what is beyond the newest `keep`, and what a killed attempt left behind.
+
+        Ranked are the checkpoints that this run can go on from: its own, up to the step just `written` (a later one was
+        passed over when the run resumed, so it is damaged). The others stay only where these leave room, and go first.
         The checkpoint of the best probe stays, however old.
         """
-        steps = sorted({step for step, _, _ in self._complete()}, reverse=True)
-        if len(steps) < self._keep:
-            return
-        oldest = steps[self._keep - 1]
-        old = [
-            info.uri
-            for info in self._store.list(self._uri)
-            if (match := _FOLDER.search(info.uri)) and int(match[1]) < oldest and int(match[1]) != best
-        ]
-        for uri in sorted(old, key=lambda each: not each.endswith(COMPLETE_FILE)):
-            self._store.delete(uri)
+        complete = self._complete()
+        usable = [step <= written and self._is_ours(folder) for step, _, folder in complete]
+        steps = sorted({each[0] for each, good in zip(complete, usable, strict=True) if good}, reverse=True)
+        kept = {*steps[: self._keep], best}
+        others = sorted(each for each, good in zip(complete, usable, strict=True) if not good)
+        surplus = others[: max(0, len(others) - max(0, self._keep - len(steps)))]
+        old = [each for each, good in zip(complete, usable, strict=True) if good and each[0] not in kept]
+        self._delete([folder for _, _, folder in (*surplus, *old)])
+        if len(steps) >= self._keep:
+            whole = {folder for _, _, folder in complete}
+            self._delete(
+                [folder for step, folder in self._folders() if step < min(steps[: self._keep]) and folder not in whole]
+            )
+
+    def _folders(self) -> list[tuple[int, str]]:
+        """Step and place of every folder, whole or not."""
+        found = {}
+        for info in self._store.list(self._uri):
+            if match := _FOLDER.search(info.uri):
+                found[info.uri[: match.end()]] = int(match[1])
+        return [(step, folder) for folder, step in found.items()]
+
+    def _delete(self, folders: Sequence[str]) -> None:
+        """Delete folders one after the other, each one's `complete.json` first."""
+        for folder in folders:
+            files = [info.uri for info in self._store.list(folder)]
+            for uri in sorted(files, key=lambda each: not each.endswith(COMPLETE_FILE)):
+                self._store.delete(uri)
 
 
 class _NotOursError(Exception):

@@ -228,7 +228,11 @@ def _checkpointer(settings: Settings, loaded: _Loaded) -> Checkpointer:
 
 def _newest(checkpointer: Checkpointer) -> Snapshot | None:
     with storage_failures("checkpoints", FailureClass.STORAGE):
-        return checkpointer.newest()
+        try:
+            return checkpointer.newest()
+        except OSError as error:
+            message = f"checkpoints cannot be kept in the temporary folder to be read: {error.strerror or error}"
+            raise WorkerError(FailureClass.STORAGE, message) from error
 
 
 def _train(
