@@ -103,9 +103,11 @@ def test_probes_are_due_at_their_interval_at_gates_and_before_the_first_step() -
 
 
 class Scripted:
-    """Hooks whose probes show what a script says."""
+    """Hooks whose probes show what a script says; asks to stop in a step, and notes what came after what."""
 
-    def __init__(self, passes: Sequence[float], syntax: Sequence[float]) -> None:
+    def __init__(self, passes: Sequence[float], syntax: Sequence[float], stop_in: int | None = None) -> None:
+        self.stop_in = stop_in
+        self.order: list[str] = []
         self.script = dict(enumerate(zip(passes, syntax, strict=True)))
         self.probed: list[int] = []
         self.records: list[StepRecord] = []
@@ -115,12 +117,14 @@ class Scripted:
         self.records.append(record)
 
     def stop_requested(self) -> bool:
-        return False
+        return len(self.records) + 1 == self.stop_in
 
     def checkpoint(self, step: int, take: Take) -> None:
+        self.order.append(f"saved {step}")
         self.pending[step] = take()
 
     def probe(self, step: int) -> ProbeResult:
+        self.order.append(f"probed {step}")
         self.probed.append(step)
         rate, form = self.script[step]
         return ProbeResult(step=step, tasks=8, judged=8, passed=round(8 * rate), pass_rate=rate, syntax_rate=form)
@@ -148,7 +152,7 @@ def test_a_run_ends_when_syntax_drops_twice() -> None:
     found = run(hooks, plan(every=1), steps=6)
     assert (found.stop_reason, found.step, found.finished) == (StopReason.SYNTAX_DROPS_TWICE, 4, True)
     assert hooks.probed == [0, 1, 2, 3, 4]
-    assert list(hooks.pending) == [4], "what it ends on is saved"
+    assert list(hooks.pending)[-1] == 4, "what it ends on is saved"
     assert [probe.syntax_rate for probe in found.probes] == [0.9, 0.8, 0.85, 0.8, 0.7]
 
 
@@ -171,11 +175,37 @@ def test_a_run_is_extended_or_not(rate: float, reason: str, steps: int) -> None:
 def test_a_resumed_run_remembers_what_its_probes_showed() -> None:
     hooks = Scripted([0.1, 0.2, 0.2, 0.1, 0.2], [0.9] * 5)
     whole = run(hooks, plan(every=1, patience_steps=3), steps=6)
-    stopped = hooks.pending[4].result()
-    again = Scripted([], [])
-    found = run(again, plan(every=1, patience_steps=3), steps=6, resume=stopped)
-    assert again.probed == [] and again.records == []
+    again = Scripted([0.1, 0.2, 0.2, 0.1, 0.2], [0.9] * 5)
+    found = run(again, plan(every=1, patience_steps=3), steps=6, resume=hooks.pending[4].result())
+    assert again.probed == [4] and again.records == []
     assert (found.stop_reason, found.probes, found.final_loss) == (whole.stop_reason, whole.probes, whole.final_loss)
+
+
+def test_steps_are_saved_before_they_are_judged() -> None:
+    """A suite takes long: killed within it, a run has lost the probe and no step."""
+    hooks = Scripted([0.5] * 7, [0.9] * 7)
+    asked = plan(every=2, stop_rules=[], gates=[ProbeGate(at_step=3, pass_rate=0.4)], extend_to=5)
+    run(hooks, asked, steps=5, base=3)
+    assert hooks.order == ["probed 0", "saved 2", "probed 2", "saved 3", "probed 3", "saved 4", "probed 4", "saved 5"]
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_run_that_is_asked_to_stop_leaves_the_probe_to_the_next_one(step: int) -> None:
+    """Also at the last step; then the next run does nothing else. Weights and probes are those of a run left alone."""
+    asked = plan(every=2, stop_rules=[])
+    whole = Scripted([0.1, 0, 0.2, 0, 0.3], [0.9] * 5)
+    expected = run(whole, asked, steps=4)
+    hooks = Scripted([0.1, 0, 0.2, 0, 0.3], [0.9] * 5, stop_in=step)
+    stopped = run(hooks, asked, steps=4)
+    assert (stopped.finished, stopped.step) == (False, step)
+    assert step not in hooks.probed
+    again = Scripted([0.1, 0, 0.2, 0, 0.3], [0.9] * 5)
+    found = run(again, asked, steps=4, resume=hooks.pending[step].result())
+    assert again.probed == [each for each in (2, 4) if each >= step]
+    assert (found.finished, found.probes, found.final_loss) == (True, expected.probes, expected.final_loss)
+    last = (again.pending or hooks.pending)[4].result()
+    for name, value in whole.pending[4].result().parameters.items():
+        assert torch.equal(value, last.parameters[name])
 
 
 def test_the_live_model_answers_as_it_serves_and_trains_on_as_before() -> None:

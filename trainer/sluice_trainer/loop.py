@@ -51,7 +51,7 @@ class LoopConfig:
     max_grad_norm: float = 1.0
     """Global gradient norm beyond which gradients are scaled down."""
     checkpoint_every: int = 250
-    """Steps between checkpoints; the last step has one in any case."""
+    """Steps between checkpoints; the last step, and every one that is probed, has one in any case."""
     phases: tuple[Phase, ...] = ()
     """What is trained when; empty trains everything throughout."""
     probes: ProbePlan | None = None
@@ -194,14 +194,16 @@ class _Run:
         reason = self._probe()
         stop = False
         while reason is None and self.done < self.total and not stop:
-            stop = self._step(self.plan.steps[self.done]) and self.done < self.total
-            reason = self._probe()
-            if stop or reason or self.done == self.total or self.done % self.config.checkpoint_every == 0:
-                with self._stall():
-                    self.hooks.checkpoint(self.done, self._take)
-                saved = self.done
-        assert saved == self.done, "a run never ends on an unsaved step"
-        finished = reason is not None or self.done == self.total
+            asked = self._step(self.plan.steps[self.done])
+            # Saved before it is judged: a suite takes long, and a kill must not cost the steps as well.
+            stop = asked and (self.done < self.total or self._probes_here())
+            if asked or self.done == self.total or self._is_saved_here():
+                saved = self._save()
+            if not stop:
+                reason = self._probe()
+        if saved != self.done:
+            self._save()
+        finished = reason is not None or (self.done == self.total and not stop)
         return Trained(
             step=self.done,
             finished=finished,
@@ -261,7 +263,7 @@ class _Run:
                     self.probes.append(self.hooks.probe(self.done))
             reason = verdict(self.probes, plan, step=self.done, base_steps=self.base_steps)
             told[0] = 1 + reasons.index(reason) if reason is not None else 0
-        if self.done % plan.every == 0 or self.done == self.base_steps or self._gate_here(plan):
+        if self._probes_here() or self.done == self.base_steps:
             self.group.broadcast(told)
         return reasons[int(told) - 1] if int(told) else None
 
@@ -272,8 +274,21 @@ class _Run:
         yield
         self.stalled += self._clock() - before
 
-    def _gate_here(self, plan: ProbePlan) -> bool:
-        return any(gate.at_step == self.done for gate in plan.gates)
+    def _probes_here(self) -> bool:
+        """Whether a probe belongs to the present step, on every worker alike."""
+        plan = self.config.probes
+        return plan is not None and (
+            self.done % plan.every == 0 or any(gate.at_step == self.done for gate in plan.gates)
+        )
+
+    def _is_saved_here(self) -> bool:
+        return self.done % self.config.checkpoint_every == 0 or self._probes_here()
+
+    def _save(self) -> int:
+        """Begin a checkpoint; the step that it holds."""
+        with self._stall():
+            self.hooks.checkpoint(self.done, self._take)
+        return self.done
 
     def _take(self) -> PendingSnapshot:
         return self.taker.take(self.done, tuple(self.recent), tuple(self.probes))
