@@ -159,6 +159,8 @@ def test_a_manifest_gives_settings_phases_and_probes(data: Path, base: Path, tmp
         ("kind: [\n", [], "no YAML"),
         (MANIFEST.replace("rank: 8", "rank: 0"), [], "spec.lora.rank: "),
         (MANIFEST.replace("extendTo: 3000", "extendTo: 300"), [], "spec.probes.extendTo 300 needs a smaller"),
+        (MANIFEST + "  parentRef: {name: a}\n", [], "spec.parentRef: a run of this command starts from the base"),
+        (MANIFEST + "  minWorkers: 2\n", [], "spec.minWorkers is 2, spec.workers 1"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_refused(

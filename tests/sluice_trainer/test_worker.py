@@ -147,6 +147,12 @@ def test_training_goes_on_from_a_parent_adapter(place: Workplace) -> None:
     kind, message = failure(place, place.job("wrong-rank", parent=parent.adapter, lora_rank=4))
     assert kind == FailureClass.USER_ERROR
     assert "set lora.rank to 8" in message
+    kind, message = failure(place, place.job("wrong-modules", parent=parent.adapter, target_modules=["q_proj"]))
+    assert kind == FailureClass.USER_ERROR
+    assert message.startswith("lora.targetModules is q_proj, the parent adapter's modules are others: set")
+    assert "down_proj" in message
+    same = list(reversed(manifest.target_modules))
+    assert run(place, place.job("named", parent=parent.adapter, target_modules=same)).steps == child.steps
 
 
 def test_a_parent_of_another_base_is_refused(place: Workplace, tmp_path: Path) -> None:

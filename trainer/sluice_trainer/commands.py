@@ -176,7 +176,7 @@ def _manifest_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     import yaml
     from pydantic import ValidationError
 
-    from sluice_api.training import schedule_problem, train_settings
+    from sluice_api.training import schedule_problem, train_settings, workers_problem
     from sluice_api.v1alpha1 import FineTuneRun
 
     path: Path = arguments.manifest
@@ -196,8 +196,13 @@ def _manifest_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{path}: {field}: {first['msg']}") from error
-    if problem := schedule_problem(spec):
+    if problem := workers_problem(spec) or schedule_problem(spec):
         raise ValueError(f"{path}: {problem}")
+    if spec.parent_ref is not None:
+        raise ValueError(
+            f"{path}: spec.parentRef: a run of this command starts from the base model; leave it out, or let the "
+            "operator do the run"
+        )
     return train_settings(spec)
 
 

@@ -1,8 +1,9 @@
 """Base model and adapter: loading, adding or continuing a LoRA adapter, its tensors under peft's names."""
 
 import json
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,11 +128,7 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
     Raises:
         WorkerError: `UserError` when no module has the names asked for.
     """
-    targets = settings.target_modules
-    if getattr(base.config, "vision_config", None) is not None:
-        targets = tuple(language_targets(base, targets, ALL_LINEAR)) or targets
-    elif targets == ALL_LINEAR and any(role_of(name) == EXPERTS and p.ndim > 2 for name, p in base.named_parameters()):
-        targets = _linear_names(base)
+    targets = _targets(base, settings)
     whole, fused = extra_targets(base, settings.roles)
     config = LoraConfig(
         r=settings.rank,
@@ -150,6 +147,27 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
     except ValueError as error:
         message = f"lora.targetModules {targets!r} does not fit the base model: {error}"
         raise WorkerError(FailureClass.USER_ERROR, message[:1000]) from error
+
+
+def _targets(base: Any, settings: LoraSettings) -> str | tuple[str, ...]:
+    """The modules asked for, as peft is told of them."""
+    targets = settings.target_modules
+    if getattr(base.config, "vision_config", None) is not None:
+        return tuple(language_targets(base, targets, ALL_LINEAR)) or targets
+    if targets == ALL_LINEAR and any(role_of(name) == EXPERTS and p.ndim > 2 for name, p in base.named_parameters()):
+        return _linear_names(base)
+    return targets
+
+
+def _adapted_names(base: Any, targets: str | Iterable[str]) -> set[str]:
+    """Full names of the modules that targets mean, read as peft reads them."""
+    if targets == ALL_LINEAR:
+        targets = _linear_names(base)
+    names = [name for name, _ in base.named_modules()]
+    if isinstance(targets, str):
+        return {name for name in names if re.fullmatch(targets, name)}
+    ends = tuple(f".{target}" for target in targets)
+    return {name for name in names if f".{name}".endswith(ends)}
 
 
 def _linear_names(base: Any) -> tuple[str, ...]:
@@ -198,13 +216,21 @@ def continue_adapter(base: Any, folder: Path, settings: LoraSettings) -> PeftMod
     """The base with a published adapter, to be trained on.
 
     Raises:
-        WorkerError: `UserError` when its rank or alpha is not the one asked for.
+        WorkerError: `UserError` when its rank, alpha or modules are not those asked for.
     """
     config = LoraConfig.from_pretrained(str(folder))
     for name, found, wanted in (("rank", config.r, settings.rank), ("alpha", config.lora_alpha, settings.alpha)):
         if found != wanted:
             message = f"lora.{name} is {wanted}, the parent adapter's is {found}: set lora.{name} to {found}"
             raise WorkerError(FailureClass.USER_ERROR, message)
+    if _adapted_names(base, config.target_modules or ()) != _adapted_names(base, _targets(base, settings)):
+        found = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules or ())
+        wanted = settings.target_modules
+        message = (
+            f"lora.targetModules is {wanted if isinstance(wanted, str) else ', '.join(wanted)}, the parent adapter's "
+            f"modules are others: set lora.targetModules to {found if isinstance(found, str) else ', '.join(found)}"
+        )
+        raise WorkerError(FailureClass.USER_ERROR, message[:1000])
     whole, fused = extra_targets(base, settings.roles)
     lacking = (set(whole) - set(config.modules_to_save or ())) | (set(fused) - set(config.target_parameters or ()))
     if lacking:
