@@ -55,6 +55,11 @@ def workers_problem(spec: FineTuneRunSpec) -> str:
         return (
             f"spec.strategy fsdp shares the base out over workers, spec.workers is {spec.workers}: set it to 2 or more"
         )
+    if spec.strategy == "fsdp" and spec.min_workers is not None and spec.min_workers < 2:
+        return (
+            f"spec.strategy fsdp shares the base out over workers, spec.minWorkers is {spec.min_workers}: set it to 2 "
+            "or more, so that no attempt starts with one"
+        )
     if spec.strategy == "fsdp" and spec.probes is not None:
         return (
             "spec.strategy fsdp cannot have spec.probes: a probe is answered by one worker, which needs all weights; "

@@ -466,6 +466,7 @@ def test_the_same_facts_give_the_same_decision(world):
     [
         pytest.param({"minWorkers": 3}, "spec.minWorkers is 3, spec.workers 2", id="bounds"),
         pytest.param({"workers": 1, "strategy": "fsdp"}, "spec.strategy fsdp", id="nobody to share with"),
+        pytest.param({"minWorkers": 1, "strategy": "fsdp"}, "spec.minWorkers is 1", id="may start with nobody"),
         pytest.param(
             {"strategy": "fsdp", "probes": {"suite": "smoke-8"}},
             "spec.strategy fsdp cannot have spec.probes",

@@ -1,5 +1,7 @@
 """The memory plan: against what autograd really keeps, its choices, its refusals; recomputation changes no gradient."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,10 @@ from sluice_trainer.fused import fuse
 from sluice_trainer.memory import GIB, Checkpointing, Shape, Strategy, estimate, plan_memory, strategies_for
 from sluice_trainer.model import LoraSettings, add_adapter, recompute_activations, trained_parameters
 from sluice_trainer.recipes import SftRecipe, row_loss
+from sluice_trainer.session import _planned, _too_few
+from sluice_trainer.settings import check_job
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
+from training_jobs import Workplace
 
 CPU = torch.device("cpu")
 DOCUMENTS = tokenize_rows([SftRow.model_validate(sft_row(number)) for number in range(12)], tiny_tokenizer())
@@ -24,10 +29,10 @@ LLAMA_8B = Shape(
 )  # fmt: skip
 
 
-def adapted(architecture: str = "qwen3") -> Any:
+def adapted(architecture: str = "qwen3", dropout: float = 0.0) -> Any:
     base = tiny_model(tiny_tokenizer(), architecture=architecture, layers=4, size=128).requires_grad_(False)
     base.set_attn_implementation(IMPLEMENTATION)
-    return fuse(add_adapter(base, LoraSettings(rank=8, alpha=16), seed=5))
+    return fuse(add_adapter(base, LoraSettings(rank=8, alpha=16, dropout=dropout), seed=5))
 
 
 def kept(model: Any) -> int:
@@ -46,12 +51,12 @@ def kept(model: Any) -> int:
     return sum(storages.values())
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
-def test_the_estimate_is_what_autograd_keeps(architecture: str) -> None:
+@pytest.mark.parametrize(("architecture", "dropout"), [("qwen3", 0.0), ("llama", 0.0), ("llama", 0.1)])
+def test_the_estimate_is_what_autograd_keeps(architecture: str, dropout: float) -> None:
     """Within a quarter, without the vocabulary's share, which is freed within the step."""
-    model = adapted(architecture)
+    model = adapted(architecture, dropout)
     tokens = sum(document.length for document in DOCUMENTS)
-    expected = estimate(Shape.of(model, 4), tokens, checkpointing=False).activations
+    expected = estimate(Shape.of(model, 4, on_cpu=True), tokens, checkpointing=False).activations
     assert kept(model) == pytest.approx(expected, rel=0.25)
 
 
@@ -116,10 +121,35 @@ def test_weights_are_shared_out_only_where_they_do_not_fit_otherwise(
 def test_what_is_asked_for_is_done_and_what_cannot_be_is_not() -> None:
     assert strategies_for(Strategy.FSDP, workers=2, probing=False) == (Strategy.FSDP,)
     assert strategies_for(Strategy.DDP, workers=2, probing=False) == (Strategy.DDP,)
-    assert strategies_for(Strategy.FSDP, workers=1, probing=False) == (Strategy.DDP,), "an elastic run of one"
+    assert strategies_for(Strategy.FSDP, workers=1, probing=False) == ()
     assert strategies_for(Strategy.AUTO, workers=2, probing=True) == (Strategy.DDP,)
     with pytest.raises(WorkerError, match=r"strategy fsdp, workers"):
         plan_memory(LLAMA_8B, 4096, Checkpointing.AUTO, 12 * GIB)
+
+
+@pytest.mark.parametrize(("strategy", "workers", "least"), [("auto", 4, 2), ("fsdp", 2, 2)])
+def test_too_few_workers_for_the_plan_are_tried_again_and_never_trained_with(
+    strategy: str, workers: int, least: int, tmp_path: Path
+) -> None:
+    """The attempt found room for one; with the workers that were asked for, the base fits."""
+    job = Workplace(tmp_path).job("elastic", workers=workers, min_workers=1, strategy=strategy, memory_bytes=14 * GIB)
+    planned = partial(_planned, job, LLAMA_8B, 4096, shared=False)
+    with pytest.raises(WorkerError, match="needs about") as caught:
+        planned(1)
+    error = _too_few(job, 1, planned, caught.value)
+    assert error.failure_class == FailureClass.INFRASTRUCTURE
+    assert f"set minWorkers to {least}" in error.message
+    hopeless = job.model_copy(update={"memory_bytes": GIB})
+    assert (
+        _too_few(hopeless, 1, partial(_planned, hopeless, LLAMA_8B, 4096, shared=False), caught.value) is caught.value
+    )
+
+
+def test_sharing_out_needs_two_workers_from_the_start(tmp_path: Path) -> None:
+    job = Workplace(tmp_path).job("elastic", workers=4, min_workers=1, strategy="fsdp")
+    with pytest.raises(WorkerError, match=r"^min_workers is 1: strategy fsdp") as caught:
+        check_job(job)
+    assert caught.value.failure_class == FailureClass.USER_ERROR
 
 
 def test_shards_hold_their_part_of_the_layers_and_two_layers_whole() -> None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.head import CHUNK_LOGITS
@@ -73,10 +76,15 @@ class Shape:
     """Tokens."""
     width: int
     """Bytes of an activation and of a frozen weight."""
+    dropped: int = 0
+    """Bytes of a token and layer that dropout before the updates keeps: its result, in fp32, and what it left out."""
 
     @classmethod
-    def of(cls, model: Any, width: int) -> "Shape":
-        """Shape of a transformers model with an adapter; `width` in bytes."""
+    def of(cls, model: Any, width: int, *, on_cpu: bool = False) -> "Shape":
+        """Shape of a transformers model with an adapter; `width` in bytes.
+
+        On a CPU dropout keeps the factors it multiplied by, on an accelerator a byte a number.
+        """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = base.config.get_text_config()
         heads = config.num_attention_heads
@@ -99,7 +107,18 @@ class Shape:
             middle=middle,
             vocabulary=config.vocab_size,
             width=width,
+            dropped=_dropped_inputs(model) * (4 + (4 if on_cpu else 1)) // config.num_hidden_layers,
         )
+
+
+def _dropped_inputs(model: Any) -> int:
+    """Widths of the inputs, all layers together, that have dropout before a low-rank update."""
+    return sum(
+        module.in_features
+        for module in model.modules()
+        if isinstance(module, LoraLinear)
+        and any(isinstance(each, torch.nn.Dropout) for each in module.lora_dropout.values())
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +153,10 @@ def layer_activations(shape: Shape) -> int:
     """Bytes that autograd keeps of one token in one layer.
 
     Inputs of both norms and their results (4 hidden); queries and keys before and after their norm or rotation, values,
-    and the attention's output (4 query, 5 key); the gated unit's two inputs and its result (3 middle).
+    and the attention's output (4 query, 5 key); the gated unit's two inputs and its result (3 middle). With dropout the
+    fused update (`fused`) is not used, and each adapted layer keeps an input of its own.
     """
-    return shape.width * (4 * shape.hidden + 4 * shape.query + 5 * shape.key + 3 * shape.middle)
+    return shape.width * (4 * shape.hidden + 4 * shape.query + 5 * shape.key + 3 * shape.middle) + shape.dropped
 
 
 def estimate(shape: Shape, row_tokens: int, *, checkpointing: bool, shards: int = 1) -> Estimate:
@@ -189,6 +209,7 @@ def plan_memory(
     """
     usable = None if memory is None else int((memory - PROCESS_BYTES * shared) * (1 - SET_ASIDE))
     again = {Checkpointing.ON: (True,), Checkpointing.OFF: (False,), Checkpointing.AUTO: (False, True)}[wish]
+    found = estimate(shape, row_tokens, checkpointing=again[-1])
     for strategy, checkpointing in itertools.product(strategies, again):
         shards = workers if strategy is Strategy.FSDP else 1
         found = estimate(shape, row_tokens, checkpointing=checkpointing, shards=shards)
@@ -207,9 +228,9 @@ def plan_memory(
 def strategies_for(wish: Strategy, *, workers: int, probing: bool) -> tuple[Strategy, ...]:
     """What a run may use, in order of preference.
 
-    One worker has nobody to share with; and a probe is answered by the first worker alone, which then needs all
-    weights.
+    One worker has nobody to share with, so that `fsdp` leaves it nothing; and a probe is answered by the first worker
+    alone, which then needs all weights.
     """
     if wish is Strategy.AUTO:
         return (Strategy.DDP, Strategy.FSDP) if workers > 1 and not probing else (Strategy.DDP,)
-    return (wish if workers > 1 else Strategy.DDP,)
+    return () if wish is Strategy.FSDP and workers < 2 else (wish,)

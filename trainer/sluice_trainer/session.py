@@ -1,9 +1,10 @@
 """One worker process from job to adapter: fetch, load, resume, train, publish. Knows nothing of Ray."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sluice_trainer.hardware import TorchDevice, check_device
 from sluice_trainer.hooks import PROBING, SessionHooks
 from sluice_trainer.live import LiveModel
 from sluice_trainer.loop import LoopConfig, Trained, train
-from sluice_trainer.memory import Checkpointing, Shape, Strategy, plan_memory, strategies_for
+from sluice_trainer.memory import Checkpointing, Estimate, Shape, Strategy, plan_memory, strategies_for
 from sluice_trainer.phases import Phases, trained_roles
 from sluice_trainer.plan import Plan, build_plan
 from sluice_trainer.publish import Provenance, publish_adapter
@@ -143,17 +144,18 @@ def _pictures(plan: Plan, shown: Sequence[Document] | Sequence[Pair], group: Gro
 
 def _fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> Strategy:
     """Refuse what cannot fit, have activations computed again where they would not, and put the model in its place."""
-    sizes = plan.row_tokens
     width = next(model.get_base_model().parameters()).element_size()
-    found = plan_memory(
-        Shape.of(model, width),
-        sizes,
-        Checkpointing(job.activation_checkpointing),
-        job.memory_bytes,
+    planned = partial(
+        _planned,
+        job,
+        Shape.of(model, width, on_cpu=around.device.type == "cpu"),
+        plan.row_tokens,
         shared=around.device.type == "cpu",
-        strategies=strategies_for(Strategy(job.strategy), workers=around.group.size, probing=job.probes is not None),
-        workers=around.group.size,
     )
+    try:
+        found = planned(around.group.size)
+    except WorkerError as error:
+        raise _too_few(job, around.group.size, planned, error) from error
     if found.checkpointing:
         models.recompute_activations(model)
     if found.sharded:
@@ -162,8 +164,34 @@ def _fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> 
     model.to(around.device)
     again = ", activations computed again" if found.checkpointing else ""
     strategy = Strategy.FSDP if found.sharded else Strategy.DDP
-    _log.info("a row has up to %d tokens: a worker needs about %s%s, %s", sizes, found, again, strategy)
+    _log.info("a row has up to %d tokens: a worker needs about %s%s, %s", plan.row_tokens, found, again, strategy)
     return strategy
+
+
+def _planned(job: TrainJob, shape: Shape, row_tokens: int, workers: int, *, shared: bool) -> Estimate:
+    """The memory plan of a run with so many workers."""
+    return plan_memory(
+        shape,
+        row_tokens,
+        Checkpointing(job.activation_checkpointing),
+        job.memory_bytes,
+        shared=shared,
+        strategies=strategies_for(Strategy(job.strategy), workers=workers, probing=job.probes is not None),
+        workers=workers,
+    )
+
+
+def _too_few(job: TrainJob, size: int, planned: Callable[[int], Estimate], error: WorkerError) -> WorkerError:
+    """What ends a run that does not fit: `error`, unless it would fit on more workers than this attempt found."""
+    for workers in range(size + 1, job.workers + 1):
+        with suppress(WorkerError):
+            planned(workers)
+            message = (
+                f"there was room for {size} of {job.workers} workers, and the base fits only where at least {workers} "
+                f"share it out: set minWorkers to {workers}, so that no attempt starts with fewer"
+            )
+            return WorkerError(FailureClass.INFRASTRUCTURE, message)
+    return error
 
 
 def _dpo(settings: Settings, model: Any, pairs: Sequence[Pair], around: Surroundings, sight: Sight | None) -> DpoRecipe:

@@ -133,6 +133,8 @@ def _check_workers(job: TrainJob) -> None:
         raise ValueError(f"min_workers is {job.min_workers}: it must lie between 1 and workers ({job.workers})")
     if job.strategy == "fsdp" and job.workers < 2:
         raise ValueError(f"strategy fsdp shares the base out over workers, there is {job.workers}: set workers or ddp")
+    if job.strategy == "fsdp" and job.min_workers is not None and job.min_workers < 2:
+        raise ValueError(f"min_workers is {job.min_workers}: strategy fsdp shares the base out over at least 2; set it")
     if job.strategy == "fsdp" and job.probes is not None:
         raise ValueError("strategy fsdp cannot have probes: one worker answers them, which needs all weights; set ddp")
 
