@@ -43,25 +43,30 @@ def _rows(path: Path) -> Path:
     return path
 
 
-def measure(toy: workload.Toy, rounds: int, seconds: float) -> dict[str, list[float]]:
+def measure(toy: workload.Toy, rounds: int, seconds: float, threads: int) -> dict[str, list[float]]:
     """Tokens per second of each run, by how it was run, both in turns on one machine.
 
-    No round but the first begins after `seconds`; every other round begins with the other way.
+    No round but the first begins after `seconds`; every other round begins with the other way. Every run computes with
+    `threads` threads.
 
     Raises:
         RuntimeError: a run failed.
     """
+    import torch
+
     from sluice_api.contracts.jobs import Result, TrainOutput
     from sluice_artifacts.reporting import run_worker
     from sluice_cli.main import build_parser
     from sluice_trainer import worker
     from sluice_trainer.commands import build_job
+    from sluice_trainer.ray_adapter import CPUS_VARIABLE
 
     rates: dict[str, list[float]] = {"bare": [], "under Ray": []}
     ways = {"bare": worker.run_bare, "under Ray": worker.run}
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as scratch:
         folder = Path(scratch)
-        os.environ[worker.CACHE_VARIABLE] = str(folder / "cache")
+        os.environ |= {worker.CACHE_VARIABLE: str(folder / "cache"), CPUS_VARIABLE: str(threads)}
+        torch.set_num_threads(threads)
         base, rows = _base(folder / "base", toy), _rows(folder / "rows.jsonl")
         began = time.monotonic()
         for number in range(rounds):

@@ -98,16 +98,22 @@ def dpo(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
 
 
 def ray(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
-    """The same job in this process and by a worker of Ray Train, in turns of a whole run."""
-    rates = beside_ray.measure(toy, rounds=max(1, turns // 10), seconds=seconds)
-    bare, under = (sum(rates[name]) / len(rates[name]) for name in ("bare", "under Ray"))
-    print("\nUnder Ray, real tokens of the same job, loading not counted")
-    for name, found in rates.items():
-        print(
-            f"  {name:<14} {sum(found) / len(found):>9,.1f} tokens/s   " + ", ".join(f"{rate:,.0f}" for rate in found)
-        )
-    against("under Ray against bare", under / bare, ">= 0.99", under / bare >= 0.99)
-    return {"ray_over_bare": under / bare}
+    """The same job in this process and by a worker of Ray Train, in turns of a whole run.
+
+    Once with a thread on every processor, where training and Ray's own processes share them, and once with one thread,
+    which leaves them the others.
+    """
+    figures = {}
+    for threads in sorted({os.cpu_count() or 1, 1}):
+        rates = beside_ray.measure(toy, rounds=max(1, turns // 10), seconds=seconds / 2, threads=threads)
+        bare, under = (sum(rates[name]) / len(rates[name]) for name in ("bare", "under Ray"))
+        print(f"\nUnder Ray, {threads} of {os.cpu_count()} processors, real tokens, loading not counted")
+        for name, found in rates.items():
+            each = ", ".join(f"{rate:,.0f}" for rate in found)
+            print(f"  {name:<14} {sum(found) / len(found):>9,.1f} tokens/s   {each}")
+        against("under Ray against bare", under / bare, ">= 0.99", under / bare >= 0.99)
+        figures[f"ray_over_bare_{threads}_threads"] = under / bare
+    return figures
 
 
 def checkpoint(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
