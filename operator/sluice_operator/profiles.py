@@ -13,28 +13,59 @@ A wrong profile is refused alone and by name and field; the others stay usable. 
 decision, so that a corrected profile counts at once.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from sluice_api.contracts.jobs import may_be_sent
 from sluice_operator.cluster import Cluster
-from sluice_operator.decisions.base import Backend, Platform, Profile
+from sluice_operator.decisions.base import Backend, Platform, Profile, TokenSecret
 from sluice_operator.errors import ProfileError
 from sluice_operator.resources import CONFIG_MAP
 
 CONFIG_MAP_NAME = "sluice-profiles"
 """Name of the ConfigMap."""
 
-Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
-"""A Kubernetes resource quantity."""
+
+def _as_text(value: Any) -> Any:
+    """Return a number as Kubernetes writes it, e.g. `cpu: 2` as `"2"`; anything else as it is."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return format(Decimal(str(value)), "f")
+    return value
+
+
+Quantity = Annotated[
+    str, BeforeValidator(_as_text), StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")
+]
+"""A Kubernetes resource quantity; a plain number is one too."""
 
 
 PLATFORMS: Mapping[str, Platform] = {"nvidia.com/gpu": "cuda", "amd.com/gpu": "rocm"}
 """What the accelerators of the two device plugins compute with."""
+
+
+class TokenSecretDocument(BaseModel):
+    """One entry of a profile's `tokenSecrets`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$", max_length=253)]
+    keys: Annotated[
+        tuple[Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]{1,253}$")], ...], Field(min_length=1)
+    ]
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> "TokenSecretDocument":
+        for key in self.keys:
+            if not may_be_sent(key):
+                raise ValueError(f"key {key} is a credential of the worker itself, which no run may have sent anywhere")
+        return self
 
 
 class ProfileDocument(BaseModel):
@@ -58,6 +89,7 @@ class ProfileDocument(BaseModel):
     requests: dict[str, Quantity] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
     env_from: tuple[str, ...] = ()
+    token_secrets: tuple[TokenSecretDocument, ...] = ()
     queue: str = ""
     max_workers: int = Field(default=1, ge=1, le=4096)
     num_cpus: float = Field(default=1.0, ge=0.0, le=4096.0)
@@ -116,6 +148,7 @@ def parse_profiles(data: Mapping[str, str]) -> Profiles:
             problems[name] = describe(error)
         else:
             fields = {key: getattr(document, key) for key in ProfileDocument.model_fields}
+            fields["token_secrets"] = tuple(TokenSecret(name=t.name, keys=t.keys) for t in document.token_secrets)
             fields["platform"] = document.platform or PLATFORMS.get(document.accelerator, "")
             profiles[name] = Profile(name=name, **fields)
     return Profiles(profiles=profiles, problems=problems)

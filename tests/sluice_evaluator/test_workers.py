@@ -193,6 +193,8 @@ def test_too_many_infrastructure_errors_fail_the_job_not_the_model(tmp_path: Pat
     ("change", "failure", "message"),
     [
         ({"agent_token_env": "NO_SUCH_TOKEN"}, FailureClass.USER_ERROR, "NO_SUCH_TOKEN, which is not set"),
+        ({"agent_token_env": "AWS_SECRET_ACCESS_KEY"}, FailureClass.USER_ERROR, "a credential of the worker itself"),
+        ({"agent_token_env": "RAY_AUTH_TOKEN"}, FailureClass.USER_ERROR, "a credential of the worker itself"),
         ({"agent_url": "agent:8080"}, FailureClass.USER_ERROR, "not one: agent:8080"),
         ({"concurrency": 0}, FailureClass.USER_ERROR, "concurrency must be at least 1"),
         ({"suite_uri": "BAD"}, FailureClass.DATA, "tasks[0]: task_id: Field required"),

@@ -6,7 +6,7 @@ from decisionworld import DecisionWorld, channel, digest
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.jobs import EvalComparison, EvalOutput, EvalSummary, FailureClass
 from sluice_api.contracts.suites import BUILTIN_SUITES
-from sluice_operator.decisions.base import Backend, JobState, Profile
+from sluice_operator.decisions.base import Backend, JobState, Profile, TokenSecret
 
 KIND, NAME = "EvalRun", "agent-e1"
 CANDIDATE, STABLE, SUITE = digest("ca"), digest("5"), digest("5a1")
@@ -126,23 +126,71 @@ def test_waits_for_its_candidate(world):
     assert world.status(KIND, NAME)["reason"] == "CandidateFailed"
 
 
-def test_an_endpoint_and_an_agent_with_tokens(world):
-    token = {"name": "agent-token", "key": "TOKEN"}
-    world.edit(
-        KIND,
-        NAME,
-        candidate={"endpoint": {"url": "http://candidate", "tokenSecretRef": token, "digest": CANDIDATE}},
-        agent={"url": "http://agent", "tokenSecretRef": token},
-    )
-    world.profiles["cpu"] = Profile(name="cpu", backend=Backend.JOB, image="x", env_from=("other",))
+TOKEN = TokenSecret(name="agent-token", keys=("token",))
+
+
+def tokens(world, ref):
+    """Name a token for the candidate's endpoint and for the agent."""
+    endpoint = {"url": "http://candidate", "tokenSecretRef": ref, "digest": CANDIDATE}
+    world.edit(KIND, NAME, candidate={"endpoint": endpoint}, agent={"url": "http://agent", "tokenSecretRef": ref})
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        Profile(name="cpu", backend=Backend.JOB, image="x", env_from=("sluice-worker",), token_secrets=(TOKEN,)),
+        Profile(name="cpu", backend=Backend.KUBERAY, image="x", env_from=("sluice-worker",), token_secrets=(TOKEN,)),
+        Profile(name="cpu", backend=Backend.RAY, address="http://ray:8265", token_secrets=(TOKEN,)),
+    ],
+    ids=lambda profile: profile.backend.value,
+)
+@pytest.mark.parametrize(
+    ("ref", "words"),
+    [
+        ({"name": "sluice-worker", "key": "AWS_SECRET_ACCESS_KEY"}, "tokenSecretRef.name: profile 'cpu' does not list"),
+        ({"name": "agent-token", "key": "AWS_SECRET_ACCESS_KEY"}, "tokenSecretRef.key: profile 'cpu' does not list"),
+    ],
+    ids=["the storage's keys", "another key"],
+)
+def test_only_a_listed_token_can_be_sent(world, profile, ref, words):
+    world.profiles["cpu"] = profile
+    tokens(world, ref)
     world.settle(KIND, NAME)
-    assert world.status(KIND, NAME)["reason"] == "SecretNotMounted"
-    assert "it mounts other" in world.status(KIND, NAME)["message"]
-    world.profiles["cpu"] = Profile(name="cpu", backend=Backend.JOB, image="x", env_from=("agent-token",))
-    job = submitted(world)
-    asked = world.inputs[job]
-    assert (asked.candidate.endpoint_url, asked.candidate.token_env) == ("http://candidate", "TOKEN")
-    assert (asked.agent_url, asked.agent_token_env) == ("http://agent", "TOKEN")
+    status = world.status(KIND, NAME)
+    assert status["reason"] == "TokenNotAllowed"
+    assert f"spec.candidate.endpoint.{words}" in status["message"]
+    assert "it lists agent-token/token" in status["message"]
+    world.edit(KIND, NAME, candidate=SPEC["candidate"])
+    world.settle(KIND, NAME)
+    assert f"spec.agent.{words}" in world.status(KIND, NAME)["message"]
+    assert not world.submissions
+
+
+@pytest.mark.parametrize(
+    ("backend", "variables"),
+    [
+        (Backend.JOB, ("SLUICE_CANDIDATE_TOKEN", "SLUICE_AGENT_TOKEN")),
+        (Backend.KUBERAY, ("SLUICE_CANDIDATE_TOKEN", "SLUICE_AGENT_TOKEN")),
+        (Backend.RAY, ("token", "token")),
+    ],
+)
+def test_an_endpoint_and_an_agent_with_tokens(world, backend, variables):
+    world.profiles["cpu"] = Profile(name="cpu", backend=backend, image="x", address="http://r", token_secrets=(TOKEN,))
+    tokens(world, {"name": "agent-token"})
+    asked = world.inputs[submitted(world)]
+    assert (asked.candidate.endpoint_url, asked.agent_url) == ("http://candidate", "http://agent")
+    assert (asked.candidate.token_env, asked.agent_token_env) == variables
+
+
+def test_a_token_that_is_no_longer_listed_is_not_mounted(world):
+    world.profiles["cpu"] = Profile(name="cpu", backend=Backend.JOB, image="x", token_secrets=(TOKEN,))
+    tokens(world, {"name": "agent-token"})
+    while not world.status(KIND, NAME).get("attempts"):
+        world.step(KIND, NAME)
+    world.profiles["cpu"] = Profile(name="cpu", backend=Backend.JOB, image="x")
+    world.settle(KIND, NAME)
+    assert world.status(KIND, NAME)["reason"] == "TokenNotAllowed"
+    assert not world.submissions
 
 
 @pytest.mark.parametrize("other", [STABLE, ""])

@@ -157,6 +157,28 @@ def test_every_pod_meets_the_restricted_standard():
             assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
 
 
+def test_a_pod_gets_the_tokens_that_its_run_names_and_no_variable_of_the_tenants_choice():
+    ref = {"name": "agent-token", "key": "HOME"}
+    spec = {
+        "candidate": {"endpoint": {"url": "http://c", "tokenSecretRef": {"name": "c-token", "key": "PATH"}}},
+        "suite": {"uri": "builtin:smoke-8"},
+        "agent": {"url": "http://agent", "tokenSecretRef": ref},
+        "output": ROOT,
+    }
+    run = EvalRun.model_validate({"metadata": META, "spec": spec})
+    target = EvalTarget(name="candidate", endpoint_url="http://c", token_env="SLUICE_CANDIDATE_TOKEN")
+    asked = eval_job(run, ATTEMPT, candidate=target, baseline=None, suite_digest=digest(5), task_timeout_s=60)
+    head = rayjob(run, "evr-x-3", GPU, asked, workers=1)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    for template in (job(run, "evr-x-3", GPU, asked)["spec"]["template"], head):
+        env = {each["name"]: each for each in template["spec"]["containers"][0]["env"]}
+        assert env["HOME"]["value"] == "/tmp"
+        assert "PATH" not in env
+        assert {name: each["valueFrom"]["secretKeyRef"] for name, each in env.items() if "valueFrom" in each} == {
+            "SLUICE_CANDIDATE_TOKEN": {"name": "c-token", "key": "PATH"},
+            "SLUICE_AGENT_TOKEN": ref,
+        }
+
+
 def test_a_profile_may_ask_for_less_than_it_allows():
     profile = replace(GPU, head_resources={"cpu": "1", "memory": "2Gi"}, requests={"cpu": "250m"})
     cluster = rayjob(RUN, "ftr-agent-x-3", profile, INPUT, workers=2)["spec"]["rayClusterSpec"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sluice_operator.decisions.base import Backend
+from sluice_operator.decisions.base import Backend, TokenSecret
 from sluice_operator.errors import ProfileError
 from sluice_operator.profiles import ProfileSource, parse_profiles
 
@@ -21,6 +21,7 @@ accelerator: nvidia.com/gpu
 resources: {cpu: "8", memory: 64Gi}
 env: {HF_HUB_OFFLINE: "1"}
 envFrom: [s3-credentials]
+tokenSecrets: [{name: agent, keys: [token]}]
 queue: team-a
 maxWorkers: 16
 numCpus: 4
@@ -31,6 +32,7 @@ numCpus: 4
     assert profile.accelerator == "nvidia.com/gpu"
     assert profile.tolerations == ({"key": "gpu", "operator": "Exists"},)
     assert profile.env_from == ("s3-credentials",)
+    assert profile.token_secrets == (TokenSecret(name="agent", keys=("token",)),)
     assert (profile.max_workers, profile.num_cpus, profile.queue) == (16, 4.0, "team-a")
 
 
@@ -55,6 +57,20 @@ numCpus: 4
             GOOD + "accelerator: example.com/gpu\nplatform: cpu\n", "platform: cpu has no accelerator", id="cpu"
         ),
         pytest.param(GOOD + "accelerator: GPU\n", "accelerator: String should match", id="accelerator"),
+        *(
+            pytest.param(
+                GOOD + f"tokenSecrets: [{{name: worker, keys: [{key}]}}]\n",
+                f"tokenSecrets.0: Value error, key {key} is a credential of the worker itself",
+                id=key,
+            )
+            for key in (
+                "AWS_SECRET_ACCESS_KEY",
+                "aws_session_token",
+                "RAY_AUTH_TOKEN",
+                "GOOGLE_APPLICATION_CREDENTIALS",
+            )
+        ),
+        pytest.param(GOOD + "tokenSecrets: [{name: t, keys: []}]\n", "tokenSecrets.0.keys: Tuple should", id="no key"),
         pytest.param("backend: [\n", "no YAML:", id="broken YAML"),
         pytest.param("just a text\n", "Input should be", id="no mapping"),
         pytest.param("backend: ray\naddress: ray:8265\n", "address: String should match", id="no URL"),
@@ -67,6 +83,22 @@ def test_what_is_wrong_is_named(text, says):
         profiles.get("bad")
     assert "profile bad in ConfigMap sluice-profiles: " in str(caught.value)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("2", "2"), ("0.5", "0.5"), ("250m", "250m"), ("4Gi", "4Gi"), ("2147483648", "2147483648"), ("2.0", "2.0")],
+)
+def test_a_quantity_may_be_a_number(written, read):
+    text = f"resources: {{cpu: {written}}}\nheadResources: {{cpu: {written}}}\nrequests: {{cpu: {written}}}\n"
+    profile = parse_profiles({"p": GOOD + text}).get("p")
+    assert profile.resources == profile.head_resources == profile.requests == {"cpu": read}
+
+
+@pytest.mark.parametrize("written", ["-1", "true", ".inf", "[]", "1e-3x"])
+def test_what_is_no_quantity_is_named(written):
+    with pytest.raises(ProfileError, match=r"resources\.cpu"):
+        parse_profiles({"p": GOOD + f"resources: {{cpu: {written}}}\n"}).get("p")
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from sluice_api.v1alpha1.common import (
 
 
 class SecretKeyRef(ApiModel):
-    """One key of a Secret that the profile mounts into the job; the operator never reads it."""
+    """One key of a Secret that the profile lists as a token (`tokenSecrets`); the operator never reads it."""
 
     name: ObjectName
     """Secret."""

@@ -12,7 +12,7 @@ import aiohttp
 
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.evaluation import CompareReport, EvalReport
-from sluice_api.contracts.jobs import EvalComparison, EvalJob, EvalOutput, EvalTarget, FailureClass
+from sluice_api.contracts.jobs import EvalComparison, EvalJob, EvalOutput, EvalTarget, FailureClass, may_be_sent
 from sluice_api.contracts.suites import is_builtin
 from sluice_artifacts import digest_bytes, join, open_store, publish_document, read_document
 from sluice_artifacts.reporting import Reporter, WorkerError
@@ -45,6 +45,12 @@ def target_digest(target: EvalTarget) -> str:
 def _token(variable: str | None, what: str) -> str:
     if not variable:
         return ""
+    if not may_be_sent(variable):
+        raise WorkerError(
+            FailureClass.USER_ERROR,
+            f"variable {variable} cannot be the token of {what}: it is a credential of the worker itself; "
+            "give the token a name of its own",
+        )
     value = os.environ.get(variable, "")
     if not value:
         raise WorkerError(

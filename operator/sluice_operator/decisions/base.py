@@ -68,6 +68,15 @@ Platform = Literal["", "cpu", "cuda", "rocm"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenSecret:
+    """A Secret of which runs may name keys as tokens for agents and endpoints."""
+
+    name: str
+    keys: tuple[str, ...]
+    """Those that may be named. With the backend `ray`: variables that the cluster's nodes have."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """One entry of the operator's profile ConfigMap, validated. Only an admin writes it."""
 
@@ -99,7 +108,9 @@ class Profile:
     env: Mapping[str, str] = field(default_factory=dict)
     """Plain environment of the workers. No secrets: those come by `env_from`."""
     env_from: tuple[str, ...] = ()
-    """Secrets mounted as environment (backends `kuberay`, `job`)."""
+    """Secrets mounted as environment (backends `kuberay`, `job`). No run can have them sent anywhere."""
+    token_secrets: tuple[TokenSecret, ...] = ()
+    """What a run's `tokenSecretRef` may name. Whoever may create runs may send these to any URL."""
     queue: str = ""
     """Kueue LocalQueue."""
     max_workers: int = 1
@@ -121,11 +132,18 @@ class Settings:
     """Delay until a running job is looked at again."""
     prometheus: str = ""
     """Base URL of the Prometheus that answers a rollout's guards; empty where there is none."""
+    storage_roots: tuple[str, ...] = ()
+    """Places below which a namespace's objects may read and write, `{namespace}` in them for its name; empty: any."""
+    shared_storage_roots: tuple[str, ...] = ()
+    """Further places below which every namespace's objects may read."""
 
     def __post_init__(self) -> None:
-        """Refuse an address that cannot be asked."""
+        """Refuse an address that cannot be asked, and roots that are none."""
         if self.prometheus and not self.prometheus.startswith(("http://", "https://")):
             raise ValueError(f"prometheus must be an http(s) URL, not {self.prometheus!r}")
+        for root in (*self.storage_roots, *self.shared_storage_roots):
+            if not root.startswith(("s3://", "file:///")) or ".." in root.split("/"):
+                raise ValueError(f"a storage root must be s3://bucket/prefix/ or file:///path/, not {root!r}")
 
 
 class RouterProblem(StrEnum):

@@ -2,6 +2,7 @@
 
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.jobs import (
+    AGENT_TOKEN_VARIABLE,
     EvalComparison,
     EvalJob,
     EvalOutput,
@@ -19,11 +20,10 @@ from sluice_api.v1alpha1.evalrun import (
     EvalRunStatus,
     ModelTarget,
     ReportStatus,
-    SecretKeyRef,
     SummaryStatus,
 )
 from sluice_operator.decisions.attempts import Limits, refused
-from sluice_operator.decisions.base import Backend, Decision, Now, Observed
+from sluice_operator.decisions.base import Decision, Now, Observed
 from sluice_operator.decisions.common import (
     Facts,
     Mood,
@@ -38,6 +38,7 @@ from sluice_operator.decisions.models import adapter_of, base_of, served_by_chan
 from sluice_operator.decisions.reasons import ConditionType, Phase, Reason
 from sluice_operator.decisions.runs import Prepared, decide_run, new_progress
 from sluice_operator.manifests.jobs import eval_job
+from sluice_operator.manifests.tokens import TARGET_VARIABLES, token_refs, token_variable
 
 
 def decide(obj: EvalRun, observed: Observed, now: Now) -> Decision:
@@ -90,25 +91,23 @@ def targets_valid(facts: Facts[EvalRun]) -> Objection | None:
     return None
 
 
-def secrets_mounted(facts: Facts[EvalRun]) -> Objection | None:
-    """Check that the profile mounts the Secrets of the tokens. A running Ray cluster has its own environment."""
-    profile, spec = facts.observed.profile, facts.obj.spec
-    if profile is None or profile.backend is Backend.RAY:
+def tokens_allowed(facts: Facts[EvalRun]) -> Objection | None:
+    """Check that the profile lists each token that is named, by its Secret and its key."""
+    profile = facts.observed.profile
+    if profile is None:
         return None
-    named: list[tuple[str, SecretKeyRef | None]] = []
-    for field, target in (("spec.candidate", spec.candidate), ("spec.baseline", spec.baseline)):
-        if target is not None and target.endpoint is not None:
-            named.append((f"{field}.endpoint.tokenSecretRef", target.endpoint.token_secret_ref))
-    if spec.agent is not None:
-        named.append(("spec.agent.tokenSecretRef", spec.agent.token_secret_ref))
-    for field, ref in named:
-        if ref is not None and ref.name not in profile.env_from:
-            return Objection(
-                reason=Reason.SECRET_NOT_MOUNTED,
-                message=f"{field}: profile {profile.name!r} does not mount Secret {ref.name!r} "
-                f"(it mounts {', '.join(profile.env_from) or 'none'}): choose a profile that does, "
-                "or have an admin add it to the profile's envFrom",
-            )
+    allowed = {(secret.name, key) for secret in profile.token_secrets for key in secret.keys}
+    for field, _, ref in token_refs(facts.obj.spec):
+        if (ref.name, ref.key) in allowed:
+            continue
+        names = {name for name, _ in allowed}
+        place, what = ("name", f"Secret {ref.name!r}") if ref.name not in names else ("key", f"key {ref.key!r} of it")
+        listed = ", ".join(f"{name}/{key}" for name, key in sorted(allowed)) or "none"
+        return Objection(
+            reason=Reason.TOKEN_NOT_ALLOWED,
+            message=f"{field}.{place}: profile {profile.name!r} does not list {what} as a token (it lists {listed}): "
+            "name one that it does, or have an admin add it to the profile's tokenSecrets",
+        )
     return None
 
 
@@ -142,7 +141,7 @@ def suite_unchanged(facts: Facts[EvalRun]) -> Objection | None:
     )
 
 
-CHECKS = (durations_valid, targets_valid, profile_known, secrets_mounted, suite_readable, suite_unchanged)
+CHECKS = (durations_valid, targets_valid, profile_known, tokens_allowed, suite_readable, suite_unchanged)
 """Checks of spec and surroundings."""
 
 
@@ -155,7 +154,7 @@ def resolve(facts: Facts[EvalRun], field: str, target: ModelTarget) -> EvalTarge
             name=name,
             digest=target.endpoint.digest or "",
             endpoint_url=target.endpoint.url,
-            token_env=ref.key if ref is not None else None,
+            token_env=token_variable(facts.observed.profile, TARGET_VARIABLES[name], ref) if ref is not None else None,
         )
     if target.fine_tune_run_ref is not None:
         run = trained(facts, target.fine_tune_run_ref.name, f"{field}.fineTuneRunRef")
@@ -240,6 +239,10 @@ class _Rules:
         return Prepared(status=status.model_copy(update={"inputs": pinned, "progress": None}), inputs=wire)
 
     def job(self, facts: Facts[EvalRun], status: EvalRunStatus, attempt: Attempt) -> EvalJob | Objection:
+        # The profile may have changed since the intent was written down.
+        refused_token = tokens_allowed(facts)
+        if refused_token is not None:
+            return refused_token
         candidate, baseline = _targets(facts)
         if isinstance(candidate, Objection):
             return candidate
@@ -252,6 +255,8 @@ class _Rules:
                     message=f"spec.{name} is {short(_digest(target))} by now, attempt {attempt.number} was decided on "
                     f"for {short(attempt.inputs.get(name))}: create a new EvalRun, or put back what it names",
                 )
+        agent = facts.obj.spec.agent
+        agent_token = agent.token_secret_ref if agent is not None else None
         return eval_job(
             facts.obj,
             attempt,
@@ -259,6 +264,9 @@ class _Rules:
             baseline=baseline,
             baseline_report=_earlier(facts),
             suite_digest=status.inputs.suite or "",
+            agent_token_env=token_variable(facts.observed.profile, AGENT_TOKEN_VARIABLE, agent_token)
+            if agent_token is not None
+            else None,
             task_timeout_s=parse_duration(facts.obj.spec.limits.task_timeout).total_seconds(),
         )
 

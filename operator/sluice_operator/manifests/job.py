@@ -14,6 +14,7 @@ from sluice_operator.manifests.pods import (
     resources,
     worker_command,
 )
+from sluice_operator.manifests.tokens import token_environment
 
 KEEP_JOB_S = 3600
 """Seconds that a finished Job stays, for its log."""
@@ -33,6 +34,7 @@ def job(obj: SluiceObject, name: str, profile: Profile, job_input: JobBase) -> d
         needs=resources(profile, accelerated=True),
         command=worker_command(profile, job_input),
         variables=job_variables(profile, job_input),
+        tokens=token_environment(obj),
     )
     template = pod_template(profile, job_labels(obj, job_input), main)
     template["spec"]["restartPolicy"] = "Never"

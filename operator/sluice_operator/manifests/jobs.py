@@ -114,6 +114,7 @@ def eval_job(
     baseline: EvalTarget | None,
     baseline_report: ArtifactRef | None = None,
     suite_digest: str,
+    agent_token_env: str | None = None,
     task_timeout_s: float,
 ) -> EvalJob:
     """Return the input of an evaluation; `task_timeout_s` in seconds.
@@ -131,9 +132,7 @@ def eval_job(
         suite_uri=spec.suite.uri,
         suite_digest=suite_digest,
         agent_url=spec.agent.url if spec.agent is not None else None,
-        agent_token_env=spec.agent.token_secret_ref.key
-        if spec.agent is not None and spec.agent.token_secret_ref is not None
-        else None,
+        agent_token_env=agent_token_env,
         concurrency=spec.concurrency,
         repeats=spec.repeats,
         infra_error_fraction=spec.limits.infra_error_fraction,

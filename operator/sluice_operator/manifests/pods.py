@@ -7,7 +7,7 @@ behind the fence.
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sluice_api.contracts.jobs import JOB_INPUT_VARIABLE, JobBase
@@ -87,13 +87,15 @@ def container(
     needs: Manifest,
     command: list[str] | None = None,
     variables: Mapping[str, str] | None = None,
+    tokens: Sequence[Manifest] = (),
 ) -> Manifest:
-    """Return a restricted container; `needs` are its resources."""
+    """Return a restricted container; `needs` are its resources, `tokens` further entries of its `env`."""
+    plain = {"HOME": SCRATCH, **(variables or {})}
     body: Manifest = {
         "name": name,
         "image": profile.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": [{"name": key, "value": value} for key, value in {"HOME": SCRATCH, **(variables or {})}.items()],
+        "env": [*({"name": key, "value": value} for key, value in plain.items()), *tokens],
         "resources": needs,
         "securityContext": {
             "allowPrivilegeEscalation": False,

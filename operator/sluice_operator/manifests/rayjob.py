@@ -5,6 +5,7 @@ ours to count) and shuts the cluster down afterwards. Training runs on a group o
 head; every other worker needs one process only and gets a head with the profile's resources and nothing beside it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -24,6 +25,7 @@ from sluice_operator.manifests.pods import (
     worker_command,
     worker_kind,
 )
+from sluice_operator.manifests.tokens import token_environment
 
 HEAD_RESOURCES = {"cpu": "1", "memory": "4Gi"}
 """Head of a training cluster where the profile names none: it holds the driver, not the model."""
@@ -50,7 +52,7 @@ def rayjob(obj: SluiceObject, name: str, profile: Profile, job_input: JobBase, *
     cluster: Manifest = {
         "rayVersion": profile.ray_version,
         "authOptions": {"mode": "token"},
-        "headGroupSpec": _head(profile, labels, alone=not distributed),
+        "headGroupSpec": _head(profile, labels, tokens=token_environment(obj), alone=not distributed),
     }
     if distributed:
         cluster["workerGroupSpecs"] = [_workers(profile, labels, workers, job_input)]
@@ -71,13 +73,13 @@ def rayjob(obj: SluiceObject, name: str, profile: Profile, job_input: JobBase, *
     }
 
 
-def _head(profile: Profile, labels: dict[str, str], *, alone: bool) -> Manifest:
+def _head(profile: Profile, labels: dict[str, str], *, tokens: Sequence[Manifest], alone: bool) -> Manifest:
     needs = (
         resources(profile, accelerated=True) if alone else reserved(profile, profile.head_resources or HEAD_RESOURCES)
     )
     return {
         "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": _cpus(profile) if alone else "0"},
-        "template": pod_template(profile, labels, _ray_container("ray-head", profile, needs)),
+        "template": pod_template(profile, labels, _ray_container("ray-head", profile, needs, tokens)),
     }
 
 
@@ -97,8 +99,8 @@ def _workers(profile: Profile, labels: dict[str, str], count: int, job_input: Jo
     }
 
 
-def _ray_container(name: str, profile: Profile, needs: Manifest) -> Manifest:
-    body = container(name, profile, needs=needs, variables=profile.env)
+def _ray_container(name: str, profile: Profile, needs: Manifest, tokens: Sequence[Manifest] = ()) -> Manifest:
+    body = container(name, profile, needs=needs, variables=profile.env, tokens=tokens)
     # KubeRay's own probe waits ten seconds and then asks every five.
     body["readinessProbe"] = {
         "httpGet": {"path": HEALTH_PATH, "port": HEALTH_PORT},

@@ -18,7 +18,17 @@ from sluice_api.contracts.jobs.base import (
     FailureClass,
     JobBase,
 )
-from sluice_api.contracts.jobs.eval import EvalComparison, EvalJob, EvalOutput, EvalSummary, EvalTarget
+from sluice_api.contracts.jobs.eval import (
+    AGENT_TOKEN_VARIABLE,
+    BASELINE_TOKEN_VARIABLE,
+    CANDIDATE_TOKEN_VARIABLE,
+    EvalComparison,
+    EvalJob,
+    EvalOutput,
+    EvalSummary,
+    EvalTarget,
+    may_be_sent,
+)
 from sluice_api.contracts.jobs.label import (
     CriticRule,
     DuplicateRule,
@@ -97,6 +107,9 @@ class Result(Contract):
 
 
 __all__ = [
+    "AGENT_TOKEN_VARIABLE",
+    "BASELINE_TOKEN_VARIABLE",
+    "CANDIDATE_TOKEN_VARIABLE",
     "JOB_INPUT",
     "JOB_INPUT_VARIABLE",
     "PROGRESS_FILE",
@@ -135,4 +148,5 @@ __all__ = [
     "TrainJob",
     "TrainOutput",
     "TrainPhase",
+    "may_be_sent",
 ]

@@ -5,6 +5,28 @@ from typing import Literal
 from sluice_api.contracts.base import ArtifactRef, Contract, ModelRef
 from sluice_api.contracts.jobs.base import JobBase
 
+CANDIDATE_TOKEN_VARIABLE = "SLUICE_CANDIDATE_TOKEN"
+"""Variable of a worker's pod with the token for the candidate's endpoint."""
+BASELINE_TOKEN_VARIABLE = "SLUICE_BASELINE_TOKEN"
+"""Variable of a worker's pod with the token for the baseline's endpoint."""
+AGENT_TOKEN_VARIABLE = "SLUICE_AGENT_TOKEN"
+"""Variable of a worker's pod with the token for the agent."""
+TOKEN_VARIABLES = frozenset({CANDIDATE_TOKEN_VARIABLE, BASELINE_TOKEN_VARIABLE, AGENT_TOKEN_VARIABLE})
+"""The variables of Sluice's own that hold tokens for other services."""
+CREDENTIAL_PREFIXES = (
+    *("AWS_", "AZURE_", "CLOUDSDK_", "GCLOUD_", "GCS_", "GOOGLE_", "MINIO_", "S3_"),
+    *("HF_", "HUGGING_FACE_", "KUBE", "RAY_", "SLUICE_"),
+)
+"""How variables begin that configure or authenticate a worker itself: storage, cloud, model hub, cluster, Sluice."""
+
+
+def may_be_sent(variable: str) -> bool:
+    """Return whether a variable may hold a token that a worker sends to an agent or an endpoint.
+
+    A worker's own credentials never may: whoever names the URL would get them.
+    """
+    return variable in TOKEN_VARIABLES or not variable.upper().startswith(CREDENTIAL_PREFIXES)
+
 
 class EvalTarget(Contract):
     """One model to evaluate: weights by digest, or an endpoint that serves them."""
