@@ -41,6 +41,26 @@ def add_parser(subparsers: "_SubParsersAction[argparse.ArgumentParser]") -> None
     run.add_argument("--retry-backoff", type=float, default=10.0, metavar="SECONDS", help="before the first retry")
     run.add_argument("--stop-grace", type=float, default=20.0, metavar="SECONDS", help="for a job to stop on deletion")
     run.add_argument("--prometheus", default="", metavar="URL", help="base URL that answers the guards of rollouts")
+    run.add_argument(
+        "--guards-across-namespaces",
+        action="store_true",
+        help="with --all-namespaces: let every namespace's guards ask all that --prometheus knows",
+    )
+    run.add_argument(
+        "--storage-root",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="where the objects of a namespace may read and write, e.g. s3://models/{namespace}/; may be repeated; "
+        "default: anywhere; needed with --all-namespaces",
+    )
+    run.add_argument(
+        "--shared-storage-root",
+        action="append",
+        default=[],
+        metavar="URI",
+        help="where the objects of every namespace may read besides; may be repeated",
+    )
     run.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     run.set_defaults(handler=run_operator)
 
@@ -86,7 +106,10 @@ def run_operator(arguments: argparse.Namespace) -> int:
                 retry_backoff=timedelta(seconds=arguments.retry_backoff),
                 poll=timedelta(seconds=arguments.poll),
                 prometheus=arguments.prometheus,
+                storage_roots=tuple(arguments.storage_root),
+                shared_storage_roots=tuple(arguments.shared_storage_root),
             ),
+            guards_across_namespaces=arguments.guards_across_namespaces,
         )
     except ValueError as error:
         print(f"sluice operator run: {error}", file=sys.stderr)

@@ -19,6 +19,8 @@ from sluice_api.v1alpha1.common import FINALIZER, SluiceObject
 from sluice_operator.apply import Applier
 from sluice_operator.decisions import decide, wanted
 from sluice_operator.decisions.base import Now
+from sluice_operator.decisions.reasons import Reason
+from sluice_operator.decisions.roots import outside_roots
 from sluice_operator.errors import (
     AlreadyExistsError,
     ClusterError,
@@ -147,6 +149,11 @@ class Reconciler:
             obj: SluiceObject = MODELS[key.kind].model_validate(raw)
         except ValidationError as error:
             return await self._invalid(key, raw, error)
+        # Before anything is read: reading somebody else's storage is what must not happen.
+        refusal = "" if obj.deleting else outside_roots(obj, self.world.settings)
+        if refusal:
+            await self._tell(key, raw, Reason.STORAGE_NOT_ALLOWED, refusal, stalled=True)
+            return self._rng.uniform(*RESYNC_S)
         wants = wanted(obj)
         targets = {(kind, key.namespace, name) for kind, name in wants.references}
         if wants.rivals:

@@ -67,11 +67,23 @@ class OperatorConfig:
     """Objects reconciled at the same time."""
     settings: Settings = field(default_factory=Settings)
     """Configuration that decisions need."""
+    guards_across_namespaces: bool = False
+    """Whether rollouts of all namespaces may ask one Prometheus."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1, not {self.workers}")
+        if self.namespace is None and not self.settings.storage_roots:
+            raise ValueError(
+                "--all-namespaces needs --storage-root, e.g. s3://models/{namespace}/: the operator moves channels "
+                "with one credential, and a namespace could name another's"
+            )
+        if self.namespace is None and self.settings.prometheus and not self.guards_across_namespaces:
+            raise ValueError(
+                "--prometheus with --all-namespaces: a guard's query may ask for any namespace's metrics; allow that "
+                "with --guards-across-namespaces, or give a Prometheus that holds what every namespace may know"
+            )
 
 
 class Backoffs:

@@ -575,9 +575,15 @@ def test_two_that_start_together_are_told_apart_by_age(world):
 
 def test_waiting_refused_and_finished_rollouts_are_no_rivals(world):
     me = world.parsed(ROLLOUT, NAME)
-    other = {"metadata": {"name": "o", "namespace": "n", "uid": "x"}, "spec": {"stable": {"root": ROOT.rstrip("/")}}}
+    other = {"metadata": {"name": "o", "namespace": "shop", "uid": "x"}, "spec": {"stable": {"root": ROOT.rstrip("/")}}}
     assert rivals_of(me, [other]) == ()
-    assert rivals_of(me, [{**other, "status": {"step": 2}}]) == ("n/o",)
+    assert rivals_of(me, [{**other, "status": {"step": 2}}]) == ("shop/o",)
+    foreign = {
+        **other,
+        "metadata": {"name": "secret-plan", "namespace": "rival-team", "uid": "x"},
+        "status": {"step": 2},
+    }
+    assert rivals_of(me, [foreign]) == ("a rollout of another namespace",)
     assert rivals_of(me, [{**other, "status": {"step": 2, "outcome": "RolledBack"}}]) == ()
     elsewhere = {**other, "spec": {"stable": {"root": ROOT, "channel": "beta"}}, "status": {"step": 2}}
     assert rivals_of(me, [elsewhere]) == ()

@@ -5,9 +5,14 @@ from typing import Any
 
 from sluice_api.v1alpha1 import ShadowRollout
 
+FOREIGN = "a rollout of another namespace"
+"""What is told of a rival in another namespace."""
+
 
 def rivals_of(rollout: ShadowRollout, others: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the rollouts that must end before `rollout` may take traffic, as `namespace/name`, sorted.
+
+    Those of other namespaces are not named: a status tells a tenant nothing of what others have.
 
     `others` are raw ShadowRollouts; the rollout itself and those for other channels are left out. One that is under way
     (has a step and no outcome) blocks every other. Two that have just decided to start at the same time are told apart
@@ -32,8 +37,8 @@ def rivals_of(rollout: ShadowRollout, others: Iterable[Mapping[str, Any]]) -> tu
         contested = rollout.status.step > 0 and not rollout.status.outcome
         first = theirs < mine if they_carry == carries else they_carry
         if first or not contested:
-            found.append(f"{namespace}/{name}")
-    return tuple(sorted(found))
+            found.append(f"{namespace}/{name}" if namespace == rollout.namespace else FOREIGN)
+    return tuple(sorted(set(found)))
 
 
 def _root(uri: str) -> str:
