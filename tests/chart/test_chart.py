@@ -13,7 +13,7 @@ from sluice_devcluster.embedded import EmbeddedProvider
 from sluice_devcluster.errors import ProviderError
 from sluice_devcluster.gotools import helm, kubernetes_binaries, kubernetes_tool
 from sluice_devcluster.kubectl import run_kubectl
-from sluice_operator.profiles import parse_profiles
+from sluice_operator.profiles import ProfileDocument, parse_profiles
 
 pytestmark = pytest.mark.integration
 
@@ -34,6 +34,13 @@ EVERYTHING = [
         "argocd.enabled",
     )
 ]
+
+ALL_NAMESPACES = (
+    "--set=scope.allNamespaces=true",
+    "--set=storage.roots[0]=s3://models/{namespace}/",
+    "--set=networkPolicy.workerNamespaces={a,b}",
+)
+"""Options of an operator for every namespace."""
 
 
 def run_helm(*arguments, kubeconfig=None, check=True):
@@ -111,6 +118,11 @@ def test_lint_finds_nothing():
         ("oparator.workers=3", "oparator"),
         ("profiles.cpu.backend=slurm", "backend"),
         ("profiles.shared.backend=ray", "address"),
+        ("profiles.cpu.tokenSecrets[0].name=worker", "keys"),
+        ("profiles.cpu.tokenSecrets[0].name=worker,profiles.cpu.tokenSecrets[0].keys={AWS_SECRET_ACCESS_KEY}", "keys"),
+        ("profiles.cpu.podTemplate=x", "podTemplate"),
+        ("profiles.cpu.resources.cpu=-1", "cpu"),
+        ("profiles.cpu.rayVersion=latest", "rayVersion"),
         ("metrics.serviceMonitor.interval=often", "interval"),
         ("admissionPolicy.workerServiceAccounts={}", "workerServiceAccounts"),
     ],
@@ -129,9 +141,19 @@ def test_one_namespace_and_all_namespaces_exclude_each_other():
     assert "scope" in done.stderr
 
 
+def test_all_namespaces_need_places_of_their_own_in_storage():
+    done = run_helm("template", "sluice", str(CHART), "--set=scope.allNamespaces=true", check=False)
+    assert done.returncode != 0
+    assert "roots" in done.stderr
+    pod = rendered(*ALL_NAMESPACES, "--set=storage.sharedRoots={s3://shared/}")["Deployment", "sluice-operator"]
+    flags = pod["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {"--all-namespaces", "--storage-root=s3://models/{namespace}/"} <= set(flags)
+    assert "--shared-storage-root=s3://shared/" in flags
+
+
 def test_the_role_holds_exactly_the_rules_that_the_tests_run_with():
     rules = yaml.safe_load((CHART / "rbac" / "rules.yaml").read_text())
-    narrow, wide = rendered(), rendered("--set=scope.allNamespaces=true")
+    narrow, wide = rendered(), rendered(*ALL_NAMESPACES)
     assert narrow["Role", "sluice-operator"]["rules"] == rules["workload"]
     assert narrow["Role", "sluice-operator-system"]["rules"] == rules["system"]
     assert not any(kind.startswith("ClusterRole") for kind, _ in narrow)
@@ -142,6 +164,20 @@ def test_every_profile_of_the_values_is_one_that_the_operator_accepts():
     profiles = parse_profiles(rendered()["ConfigMap", "sluice-profiles"]["data"])
     assert not profiles.problems
     assert {"cpu", "a100", "mi300x"} <= set(profiles.profiles)
+
+
+def test_quantities_may_be_numbers_and_the_operator_takes_them():
+    options = (
+        "--set=profiles.cpu.resources.cpu=2,profiles.cpu.resources.memory=2147483648,profiles.cpu.rayVersion=2.60.0",
+    )
+    profiles = parse_profiles(rendered(*options)["ConfigMap", "sluice-profiles"]["data"])
+    assert not profiles.problems
+    assert profiles.get("cpu").resources == {"cpu": "2", "memory": "2147483648"}
+
+
+def test_every_field_of_a_profile_is_in_the_schema():
+    schema = json.loads((CHART / "values.schema.json").read_text())["definitions"]["profile"]["properties"]
+    assert set(schema) == {field.alias for field in ProfileDocument.model_fields.values()}
 
 
 def test_the_crds_are_the_generated_ones_and_survive_the_chart():
@@ -163,6 +199,36 @@ def test_rules_and_dashboard_come_with_the_chart_when_asked_for():
     assert objects["ServiceMonitor", "sluice-operator"]["spec"]["selector"]["matchLabels"].items() <= (
         objects["Service", "sluice-operator"]["metadata"]["labels"].items()
     )
+
+
+def test_prometheus_reaches_the_workers_where_it_is_asked_to_scrape_them():
+    def rules(*options):
+        return rendered(*options)["NetworkPolicy", "sluice-operator-workers"]["spec"]["ingress"]
+
+    def scrapes(*options):
+        return [
+            rule["from"] for rule in rules(*options) if {"protocol": "TCP", "port": "metrics"} in rule.get("ports", ())
+        ]
+
+    assert scrapes() == []
+    assert scrapes("--set=metrics.podMonitor.enabled=true") == [[{"namespaceSelector": {}}]]
+    peer = "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus"
+    found = scrapes(f"--set=metrics.podMonitor.enabled=true,{peer}")
+    assert found == [[{"podSelector": {"matchLabels": {"app": "prometheus"}}}]]
+    assert "namespaceSelector" not in rendered(*EVERYTHING)["PodMonitor", "sluice-operator-ray"]["spec"]
+    monitor = rendered(*EVERYTHING, *ALL_NAMESPACES)["PodMonitor", "sluice-operator-ray"]
+    assert monitor["spec"]["namespaceSelector"] == {"any": True}
+
+
+def test_the_workers_policy_holds_in_each_namespace_or_is_given_up_aloud():
+    version = f"--kube-version={kubernetes_tool().version}"
+    text = run_helm("template", "sluice", str(CHART), version, *ALL_NAMESPACES).stdout
+    policies = [each for each in yaml.safe_load_all(text) if each and each["kind"] == "NetworkPolicy"]
+    workers = [each["metadata"]["namespace"] for each in policies if each["metadata"]["name"].endswith("-workers")]
+    assert workers == ["a", "b"]
+    bare = ("template", "sluice", str(CHART), version, *ALL_NAMESPACES[:2])
+    assert "networkPolicy.workers: a NetworkPolicy holds in one namespace" in run_helm(*bare, check=False).stderr
+    assert "sluice-operator-workers" not in run_helm(*bare, "--set=networkPolicy.workers=false").stdout
 
 
 def test_the_api_server_accepts_every_object(installed, kubectl_own):
@@ -222,6 +288,47 @@ def test_the_operator_cannot_start_pods_as_somebody_else(installed, kubectl_own,
     with pytest.raises(ProviderError, match=complaint):
         kubectl_own("create", f"--as={OPERATOR}", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
     kubectl_own("create", f"--as={OPERATOR}", "--dry-run=server", "-f", "-", stdin=json.dumps(job()))
+
+
+def config_map(name, *, ours=True, owner=None):
+    """Return a ConfigMap with the operator's label or without it, owned by an object of a kind or by nobody."""
+    metadata = {"name": name, "namespace": "default"}
+    if ours:
+        metadata["labels"] = {"app.kubernetes.io/managed-by": "sluice"}
+    if owner is not None:
+        kind, version, name, uid = owner
+        metadata["ownerReferences"] = [{"apiVersion": version, "kind": kind, "name": name, "uid": uid}]
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+
+def test_the_operator_writes_the_config_maps_of_rollouts_alone(installed, kubectl_own):
+    def as_operator(manifest, *verb):
+        kubectl_own(*verb, f"--as={OPERATOR}", "-f", "-", stdin=json.dumps(manifest))
+
+    with pytest.raises(ProviderError, match="only ConfigMaps of rollouts"):
+        as_operator(config_map("plain", ours=False), "create")
+    as_operator(config_map("route"), "create")
+    kubectl_own("-n", "default", "patch", "configmap", "route", f"--as={OPERATOR}", "-p", '{"data": {"a": "1"}}')
+    kubectl_own("apply", "-f", "-", stdin=(ROOT / "examples" / "shadowrollout.yaml").read_text())
+    found = json.loads(kubectl_own("-n", "default", "get", "shadowrollouts", "-o", "json").stdout)["items"][0][
+        "metadata"
+    ]
+    rollout = ("ShadowRollout", "sluice.dev/v1alpha1", found["name"], found["uid"])
+    foreign = {
+        "settings": None,
+        "adopted": ("ShadowRollout", "example.com/v1", found["name"], found["uid"]),
+        "route-without-label": rollout,
+    }
+    for name, owner in foreign.items():
+        kubectl_own("create", "-f", "-", stdin=json.dumps(config_map(name, ours=False, owner=owner)))
+    label = json.dumps({"metadata": {"labels": {"app.kubernetes.io/managed-by": "sluice"}}, "data": {"a": "1"}})
+    for name in ("settings", "adopted"):
+        with pytest.raises(ProviderError, match="a rollout's already"):
+            kubectl_own("-n", "default", "patch", "configmap", name, f"--as={OPERATOR}", "-p", label)
+    kubectl_own("-n", "default", "patch", "configmap", "route-without-label", f"--as={OPERATOR}", "-p", label)
+    with pytest.raises(ProviderError, match="only ConfigMaps of rollouts"):
+        kubectl_own("-n", "default", "label", "configmap", "route", f"--as={OPERATOR}", "app.kubernetes.io/managed-by-")
+    kubectl_own("-n", "default", "patch", "configmap", "settings", "-p", label)
 
 
 def test_upgrading_and_uninstalling_lose_no_custom_resource(installed, kubectl_own):
