@@ -6,13 +6,14 @@ import pytest
 from aiohttp import web
 
 from sluice_api.contracts.base import RunRef
-from sluice_api.contracts.jobs import JOB_INPUT_VARIABLE, LabelJob
+from sluice_api.contracts.jobs import JOB_INPUT_VARIABLE, FailureClass, LabelJob
 from sluice_operator.backends import job as batch
 from sluice_operator.backends import kuberay
 from sluice_operator.backends.base import JobKey
 from sluice_operator.backends.pods import pod_reason
 from sluice_operator.backends.ray import RayBackend, submission
 from sluice_operator.decisions.base import Backend, JobState, Profile
+from sluice_operator.decisions.flight import classify
 from sluice_operator.errors import BackendError, BackendUnreachableError, ForeignObjectError
 
 KEY = JobKey(name="job-1", namespace="n", owner="uid-1")
@@ -291,3 +292,79 @@ def container(**state):
 )
 def test_pods_tell_why_they_do_not_run(pods, reason):
     assert pod_reason(pods)[0] == reason
+
+
+class RayJobAndPods:
+    """A cluster with one RayJob and the pods of its Ray cluster."""
+
+    def __init__(self, status, pods):
+        self.status = status
+        self.pods = pods
+
+    async def get(self, resource, namespace, name):
+        owner = {"uid": "uid-1", "kind": "FineTuneRun", "name": "r"}
+        metadata = {"name": name, "namespace": namespace, "uid": "j-1", "ownerReferences": [owner]}
+        return {"metadata": metadata, "status": {"rayClusterName": "ray-x", **self.status}}
+
+    async def list(self, resource, namespace, *, labels):
+        assert labels == "ray.io/cluster=ray-x"
+        return self.pods
+
+
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+RESTARTED = pod(phase="Running", containerStatuses=[{"name": "c", "lastState": {"terminated": {"reason": "Error"}}}])
+RESTARTED["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] = 1
+APP_FAILED = {
+    "jobDeploymentStatus": "Failed",
+    "jobStatus": "FAILED",
+    "reason": "AppFailed",
+    "message": "Job entrypoint command failed with exit code 1",
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "pods", "state", "reason", "words"),
+    [
+        pytest.param(
+            APP_FAILED,
+            [RESTARTED, pod(**container(terminated={"reason": "OOMKilled", "exitCode": 137}))],
+            JobState.FAILED,
+            "OOMKilled",
+            "OOMKilled (exit code 137); Job entrypoint command failed",
+            id="a worker out of memory",
+        ),
+        pytest.param(APP_FAILED, [], JobState.FAILED, "AppFailed", "Job entrypoint", id="nothing to add"),
+        pytest.param(
+            {"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "DeadlineExceeded"},
+            [pod(**container(terminated={"reason": "OOMKilled", "exitCode": 137}))],
+            JobState.FAILED,
+            "DeadlineExceeded",
+            "",
+            id="a reason that says why",
+        ),
+        pytest.param(
+            {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"},
+            [RESTARTED, pod(phase="Pending", conditions=[UNSCHEDULABLE])],
+            JobState.RUNNING,
+            "",
+            "pod p cannot be scheduled: 0/3 nodes",
+            id="a replacement that finds no node",
+        ),
+        pytest.param(
+            {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, [RESTARTED], JobState.RUNNING, "", "", id="runs"
+        ),
+    ],
+)
+async def test_a_rayjobs_pods_say_what_kuberay_does_not(status, pods, state, reason, words):
+    backend = kuberay.KubeRayBackend(RayJobAndPods(status, pods))
+    view = await backend.status(KEY, Profile(name="cpu", backend=Backend.KUBERAY, image="x"))
+    assert (view.state, view.reason) == (state, reason)
+    assert words in view.message
+    assert bool(view.message) is bool(words)
+
+
+async def test_a_job_out_of_memory_is_not_tried_again_as_it_is():
+    pods = [pod(**container(terminated={"reason": "OOMKilled", "exitCode": 137}))]
+    backend = kuberay.KubeRayBackend(RayJobAndPods(APP_FAILED, pods))
+    view = await backend.status(KEY, Profile(name="cpu", backend=Backend.KUBERAY, image="x"))
+    assert classify(view) is FailureClass.OUT_OF_MEMORY

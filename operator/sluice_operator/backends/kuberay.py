@@ -4,7 +4,8 @@ What the Ray job itself says is the truth; a submitter's exit code is not. A sto
 and its pods go with it, also where KubeRay's own suspension would wait for a controller.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sluice_api.v1alpha1.common import SluiceObject
@@ -30,6 +31,12 @@ SUSPENDED_DEPLOYMENTS = frozenset({"Suspending", "Suspended"})
 """`status.jobDeploymentStatus` while Kueue or somebody else holds it back."""
 
 
+UNTOLD = frozenset({"", "AppFailed"})
+"""`status.reason` of a failed RayJob that does not say why: that its entrypoint failed is all that KubeRay knows."""
+OUT_OF_MEMORY = "OOMKilled"
+"""Kubernetes' reason of a container that needed more memory than its limit."""
+
+
 class KubeRayBackend:
     """Jobs as RayJobs."""
 
@@ -43,17 +50,16 @@ class KubeRayBackend:
         await self._cluster.create_once(manifest, owner=key.owner)
 
     async def status(self, key: JobKey, profile: Profile) -> JobView:
-        """Return how the RayJob stands, with its pods' reasons while it does not run."""
+        """Return how the RayJob stands, with its pods' reasons where they say more."""
         try:
             raw = await self._cluster.get(RAY_JOB, key.namespace, key.name)
             if raw is None:
                 return JobView(name=key.name, state=JobState.MISSING, reason="NotFound", message="the RayJob is gone")
             require_owner(raw, key.owner)
             view = view_of(key.name, raw.get("status") or {})
-            if view.state is JobState.PENDING or (view.state is JobState.FAILED and not view.reason):
-                reason, message = pod_reason(await self._pods(key, raw))
-                if reason:
-                    return JobView(name=key.name, state=view.state, reason=reason, message=message)
+            telling = view.state is JobState.FAILED and view.reason in UNTOLD
+            if view.state in (JobState.PENDING, JobState.RUNNING) or telling:
+                return with_pods(view, await self._pods(key, raw))
             return view
         except ClusterError as error:
             return JobView(name=key.name, state=JobState.UNKNOWN, reason=error.reason, message=str(error))
@@ -79,6 +85,24 @@ class KubeRayBackend:
         if not name:
             return []
         return await self._cluster.list(POD, key.namespace, labels=f"ray.io/cluster={name}")
+
+
+def with_pods(view: JobView, pods: Sequence[Mapping[str, Any]]) -> JobView:
+    """Return a view with what the pods tell.
+
+    Of a job that runs only a pod that waits is news, e.g. a replacement for a lost worker without a node: it is
+    told, and changes nothing. Of one that failed, memory comes first: the other pods' ends follow from it.
+    """
+    if view.state is JobState.RUNNING:
+        waiting = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Pending"]
+        return replace(view, message=pod_reason(waiting)[1] or view.message)
+    found = [pod_reason([pod]) for pod in pods]
+    reason, message = next((each for each in found if each[0] == OUT_OF_MEMORY), pod_reason(pods))
+    if not reason:
+        return view
+    if view.state is JobState.FAILED and view.message:
+        message = f"{message}; {view.message}"
+    return replace(view, reason=reason, message=message)
 
 
 def view_of(name: str, status: Mapping[str, Any]) -> JobView:

@@ -311,11 +311,12 @@ def _live(facts: Facts[Any], attempt: Attempt, view: AttemptView, text: str) -> 
         )
         return InFlight(attempt=attempt, verdict=verdict, requeue_after=poll)
     message = f"attempt {attempt.number} runs as job {attempt.job}"
+    text = "; ".join(part for part in (view.storage_problem or text, view.job.message) if part)
     verdict = Verdict(
         mood=Mood.WORKING,
         phase=Phase.RUNNING,
         reason=Reason.STORAGE_UNAVAILABLE if view.storage_problem else Reason.RUNNING,
-        message=f"{message}: {view.storage_problem or text}" if view.storage_problem or text else message,
+        message=f"{message}: {text}" if text else message,
     )
     return InFlight(attempt=attempt, verdict=verdict, requeue_after=poll)
 
