@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from sluice_api.contracts.jobs import PROGRESS_FILE, FailureClass, Progress, TrainJob, TrainOutput
+from sluice_api.contracts.jobs.base import STOP_FILE
 from sluice_artifacts import ArtifactError, join, open_store
 from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_traces import ray_cluster
@@ -32,10 +33,8 @@ CPUS_VARIABLE = "SLUICE_TRAIN_CPUS_PER_WORKER"
 """Environment variable: CPUs of each worker, which are also its threads."""
 MAX_CPUS = 4
 """CPUs of each worker where the variable is unset and the cluster has as many."""
-STOP_FILE = "stop"
-"""Below the attempt's `output_uri`: asks its workers to save and end."""
 STOP_POLL_SECONDS = 1.0
-"""Seconds between looks for it."""
+"""Seconds between looks for the file that asks for a stop."""
 STARTING = "starting"
 """Stage until the workers report."""
 START_BEAT_SECONDS = 10.0
@@ -54,8 +53,10 @@ _ENVIRONMENT = {
     # The controller looks at its workers this often; the default of 2 s is added to every start, report and end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_METRICS_ENABLED": "0",
-    # A drained node ends the attempt; who submitted the job starts the next one, and Ray needs no watcher of its own.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # A node that is being taken away (a pod that got SIGTERM) is told to the workers, which save and end the attempt;
+    # who submitted the job starts the next one.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
 }
 
 _log = logging.getLogger(__name__)
@@ -161,7 +162,9 @@ def _trainer(job: TrainJob, cache: Path, storage: str, prober: "Prober | None") 
         elastic_resize_monitor_interval_s=RESIZE_SECONDS,
     )
     run_config = RunConfig(
-        name=f"{job.run.uid}-{job.attempt}", storage_path=storage, failure_config=FailureConfig(max_failures=0)
+        name=f"{job.run.uid}-{job.attempt}",
+        storage_path=storage,
+        failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
     )
     arguments = {
         "train_loop_config": {"job": job.model_dump_json(by_alias=True), "cache": str(cache), "prober": prober},
@@ -208,7 +211,7 @@ def train_worker(config: dict[str, Any]) -> str | None:
         group=Alone() if context.get_world_size() == 1 else ProcessGroup(),
         device=worker_device(job),
         progress=reporter or NoProgress(),
-        stop_requested=_StopPoll(job) if first else lambda: False,
+        stop_requested=_StopPoll(job, being_preempted) if first else being_preempted,
         checkpoint_taken=checkpoint_taken,
         cache=Path(config["cache"]),
         prober=config["prober"],
@@ -219,10 +222,24 @@ def train_worker(config: dict[str, Any]) -> str | None:
     return output.model_dump_json() if output else None
 
 
-class _StopPoll:
-    """Looks for the request to stop, at most every `STOP_POLL_SECONDS`."""
+def being_preempted() -> bool:
+    """Whether a node of the group is being taken away: Ray tells all workers of a drain, which SIGTERM begins.
 
-    def __init__(self, job: TrainJob, clock: Callable[[], float] = time.monotonic) -> None:
+    `ray.train.get_preemption_info` says the same and is a meeting of all workers, at every step; workers that see this
+    at different steps agree by the step's own sum.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+class _StopPoll:
+    """Whether to stop: at once where a node goes, otherwise by the file, at most every `STOP_POLL_SECONDS`."""
+
+    def __init__(
+        self, job: TrainJob, preempted: Callable[[], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._preempted = preempted
         self._uri = join(job.output_uri, STOP_FILE)
         self._store = open_store(job.output_uri)
         self._clock = clock
@@ -238,7 +255,7 @@ class _StopPoll:
                 self._stop = self._store.exists(self._uri)
             except ArtifactError as error:
                 _log.warning("cannot look for a request to stop: %s", error)
-        return self._stop
+        return self._stop or self._preempted()
 
 
 def _cpus_per_worker(job: TrainJob) -> int:

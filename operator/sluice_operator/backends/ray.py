@@ -25,6 +25,11 @@ TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 """Ray's variable for the token itself."""
 TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 """Ray's variable for a file that holds the token; read for every request, so that it may be rotated."""
+STOP_WAIT_VARIABLE, STOP_WAIT_S = "RAY_JOB_STOP_WAIT_TIME_S", 60
+"""Ray's variable for the seconds between a stopped driver's SIGTERM and SIGKILL, and their number; Ray's own are 3.
+
+Read by the job's supervisor, which has the job's runtime environment. A training takes a step and a checkpoint to end.
+"""
 TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
 """Of one request."""
 STATES = {
@@ -85,7 +90,7 @@ class RayBackend:
         return JobView(name=key.name, state=state, reason=str(job.get("error_type") or ""), message=message)
 
     async def stop(self, key: JobKey, profile: Profile) -> None:
-        """Ask the driver to stop: SIGTERM, and after Ray's grace SIGKILL."""
+        """Ask the driver to stop: SIGTERM, and after `STOP_WAIT_S` SIGKILL."""
         job = await self._find(key, profile)
         if job is None or STATES.get(str(job.get("status"))) not in (JobState.PENDING, JobState.RUNNING):
             return
@@ -148,7 +153,11 @@ class RayBackend:
 
 def submission(key: JobKey, profile: Profile, job_input: Any) -> dict[str, Any]:
     """Return the body of a submission."""
-    variables = {**profile.env, JOB_INPUT_VARIABLE: job_input.model_dump_json(exclude_none=True)}
+    variables = {
+        STOP_WAIT_VARIABLE: str(STOP_WAIT_S),
+        **profile.env,
+        JOB_INPUT_VARIABLE: job_input.model_dump_json(exclude_none=True),
+    }
     return {
         "entrypoint": f"{profile.entrypoint} worker {job_input.worker}",
         "submission_id": key.name,

@@ -16,6 +16,10 @@ RESULT_FILE = "result.json"
 """Below `output_uri`; written once, last."""
 
 
+STOP_FILE = "stop"
+"""Below `output_uri`; written, empty, by whoever asks a training to save and end. The first worker looks for it."""
+
+
 class FailureClass(StrEnum):
     """Why an attempt failed; each class has its own retry rule."""
 
