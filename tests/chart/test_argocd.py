@@ -9,8 +9,8 @@ from sluice_api.v1alpha1 import KINDS
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "charts" / "sluice" / "argocd"
-WITHHELD = ("string", "math", "io", "debug", "coroutine", "loadfile", "dofile", "require")
-"""Globals that Argo CD does not give to a script."""
+WITHHELD = ("string", "math", "io", "debug", "coroutine", "loadfile", "dofile", "os")
+"""Globals that Argo CD does not give to a script; `os`, less of it, a script must require."""
 
 
 def run_lua(path, obj):
@@ -19,7 +19,8 @@ def run_lua(path, obj):
     table = runtime.table_from(obj, recursive=True)
     environment = runtime.globals()
     environment["obj"] = table
-    environment["os"] = runtime.table_from({"date": environment["os"]["date"], "time": environment["os"]["time"]})
+    dates = runtime.table_from({"date": environment["os"]["date"], "time": environment["os"]["time"]})
+    environment["require"] = {"os": dates}.__getitem__
     for name in WITHHELD:
         environment[name] = None
     return python_value(runtime.execute((SCRIPTS / path).read_text()))

@@ -1,5 +1,5 @@
 -- Health of Sluice's five kinds for Argo CD. One script for all: it looks at obj.kind.
--- Argo CD gives a script the base, table and package libraries and a safe os, no string library.
+-- Argo CD gives a script the base, table and package libraries, by require("os") dates, and no string library.
 -- Unknown is never answered: it is an application's worst rank and fails hooks.
 local healthy = {
   TraceDataset = "Ready",

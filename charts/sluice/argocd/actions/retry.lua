@@ -1,3 +1,5 @@
+-- Argo CD gives a script no global os, only this way to its dates.
+local os = require("os")
 if obj.metadata.annotations == nil then
   obj.metadata.annotations = {}
 end
