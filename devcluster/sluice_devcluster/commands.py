@@ -1,4 +1,4 @@
-"""``sluice cluster up|load|status|down``.
+"""``sluice cluster up|load|storage|status|down``.
 
 Standard output carries what another program reads (shell lines, or JSON with ``--json``), standard error what a person
 reads. Exit codes: 0 done, or the cluster is ready; 1 it failed, or the cluster is not ready; 2 bad usage.
@@ -7,17 +7,20 @@ reads. Exit codes: 0 done, or the cluster is ready; 1 it failed, or the cluster 
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sluice_devcluster import gotools
 from sluice_devcluster.errors import DevClusterError
 from sluice_devcluster.kubectl import find_kubectl
 from sluice_devcluster.providers import (
     ADDON_NAMES,
     Component,
     ImageLoader,
+    NodeHolder,
     Provider,
     ProviderName,
     State,
@@ -32,7 +35,7 @@ _USAGE = 2
 
 
 def add_parser(subparsers: Any) -> dict[str, argparse.ArgumentParser]:
-    """Add the command and its four subcommands; each sets ``handler``. Return their parsers, by name."""
+    """Add the command and its subcommands; each sets ``handler``. Return their parsers, by name."""
     parsers: dict[str, argparse.ArgumentParser] = {}
     parser = subparsers.add_parser(
         "cluster",
@@ -46,6 +49,11 @@ def add_parser(subparsers: Any) -> dict[str, argparse.ArgumentParser]:
     for name, handler, text in (
         ("up", _up, "start it, or what is missing of it, and print how to reach it"),
         ("load", _load, "bring image archives (docker save's or OCI tar files) into its node"),
+        (
+            "storage",
+            _storage,
+            "print the variables by which clients find its S3 server, a line each, with its owner's keys",
+        ),
         ("status", _status, "show its components; exit code 1 unless all of them are healthy"),
         ("down", _down, "stop exactly what was started and remove its data"),
     ):
@@ -64,6 +72,7 @@ def add_parser(subparsers: Any) -> dict[str, argparse.ArgumentParser]:
         action.set_defaults(handler=_guarded(handler))
         parsers[name] = action
     _add_node_options(parsers["up"])
+    parsers["storage"].add_argument("--bucket", help="make this bucket, where it is not there yet")
     parsers["load"].add_argument("archives", nargs="+", type=Path, metavar="IMAGE.tar", help="an image archive")
     return parsers
 
@@ -133,6 +142,8 @@ def _guarded(handler: Callable[[argparse.Namespace, ProviderName, Provider], int
 def _up(arguments: argparse.Namespace, chosen: ProviderName, provider: Provider) -> int:
     cluster = provider.up(arguments.name)
     kubectl = find_kubectl()
+    # Where pods run, Sluice is installed from its chart.
+    helm = gotools.helm() if isinstance(provider, ImageLoader) and shutil.which("helm") is None else None
     if arguments.json:
         _print_json(
             {
@@ -148,6 +159,8 @@ def _up(arguments: argparse.Namespace, chosen: ProviderName, provider: Provider)
     print(f"cluster {cluster.name} is up: Kubernetes {cluster.version} at {cluster.server}", file=sys.stderr)
     print(f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}")
     print(f"export PATH={shlex.quote(str(kubectl.parent))}:$PATH  # kubectl of the same release")
+    if helm is not None:
+        print(f"export PATH={shlex.quote(str(helm.parent))}:$PATH  # helm")
     print("# then, for example: kubectl get namespaces")
     return 0
 
@@ -161,6 +174,27 @@ def _load(arguments: argparse.Namespace, chosen: ProviderName, provider: Provide
         _print_json({"name": arguments.name, "images": images})
     else:
         print("\n".join(images))
+    return 0
+
+
+def _storage(arguments: argparse.Namespace, chosen: ProviderName, provider: Provider) -> int:
+    if not isinstance(provider, NodeHolder):
+        print(
+            f"sluice cluster: storage needs a node with the add-on s3: the provider {chosen} has none", file=sys.stderr
+        )
+        return _USAGE
+    # Imported late: it brings the node's parts, which the other commands need not have.
+    from sluice_devcluster.node import s3store
+
+    node = provider.node(arguments.name)
+    access = s3store.root_access(node)
+    if arguments.bucket:
+        s3store.ensure_bucket(node, arguments.bucket)
+    environment = access.environment()
+    if arguments.json:
+        _print_json(environment)
+    else:
+        print("\n".join(f"{key}={value}" for key, value in environment.items()))
     return 0
 
 

@@ -12,6 +12,7 @@ from sluice_devcluster.errors import ProviderError
 from sluice_devcluster.files import state_home, write_atomic
 
 if TYPE_CHECKING:
+    from sluice_devcluster.node.layout import Node
     from sluice_devcluster.reporting import Reporter
 
 ADDON_NAMES = ("network-policies", "kuberay", "gateway", "s3", "prometheus", "argocd")
@@ -119,6 +120,18 @@ class ImageLoader(Protocol):
 
         Raises:
             DevClusterError: there is no such cluster or file, or the cluster refuses an archive.
+        """
+
+
+@runtime_checkable
+class NodeHolder(Protocol):
+    """A provider whose clusters have a node that add-ons run on."""
+
+    def node(self, name: str) -> "Node":
+        """The cluster's node: its files and addresses.
+
+        Raises:
+            DevClusterError: there is no such cluster.
         """
 
 

@@ -84,6 +84,17 @@ def create_bucket(node: Node, name: str, *, owner: str | None = None) -> None:
     _admin(node, "create-bucket", f"--bucket={name}", f"--owner={owner or root_access(node).access_key}")
 
 
+def ensure_bucket(node: Node, name: str) -> None:
+    """A bucket of the server's owner, made where there is none by that name yet.
+
+    Raises:
+        ProviderError: the add-on was never started on this node.
+        ComponentError: the name cannot be a bucket's, or the server does not answer.
+    """
+    if not (_data(node) / name).is_dir():
+        create_bucket(node, name)
+
+
 def _admin(node: Node, *arguments: str) -> None:
     root = root_access(node)
     environment = {"ADMIN_ACCESS_KEY": root.access_key, "ADMIN_SECRET_KEY": root.secret_key, "ADMIN_REGION": REGION}
