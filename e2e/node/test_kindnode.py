@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import boto3
@@ -16,7 +17,9 @@ import pytest
 from sluice_devcluster import gotools
 from sluice_devcluster.kubectl import run_kubectl
 from sluice_devcluster.node import s3store
+from sluice_devcluster.node.images import PAUSE_IMAGE
 from sluice_devcluster.node.kindnode import kind_node, start_in_kind, stop_in_kind
+from sluice_devcluster.node.kindroute import pod_network, run_ip
 from sluice_devcluster.node.provider import NodeProvider
 from sluice_devcluster.node.state import NodeState
 from sluice_devcluster.processes import alive, find_owned
@@ -40,9 +43,22 @@ def container(tmp_path, monkeypatch):
         (programs / "docker").write_text(f"#!/bin/sh\necho {state.init.pid} {address}\n")
         (programs / "docker").chmod(0o755)
         monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+        # Docker's bridge leads to kind's container and not to its pods; a node of ours laid the way to them itself.
+        run_ip(["route", "del", provider.node(NAME).network.pod_network])
         yield cluster, address
     finally:
         provider.down(NAME)
+
+
+def refuses(address):
+    """Whether something at the address says that nothing listens there, instead of not being there."""
+    try:
+        socket.create_connection((address, 9), timeout=2.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def test_the_same_programs_run_in_another_nodes_network(container, tmp_path):
@@ -76,6 +92,15 @@ def test_the_same_programs_run_in_another_nodes_network(container, tmp_path):
     assert connection.getresponse().status == 404
     connection.close()
 
+    # The machine reaches the pods, through the container.
+    kubeconfig = folder / "kubeconfig"
+    network = pod_network(kubeconfig)
+    assert f"via {address} " in run_ip(["route", "show", "exact", network])
+    run_kubectl(kubeconfig, "run", "reached", f"--image={PAUSE_IMAGE}", "--image-pull-policy=Never")
+    run_kubectl(kubeconfig, "wait", "pod/reached", "--for=condition=Ready", "--timeout=60s", timeout_s=70.0)
+    found = run_kubectl(kubeconfig, "get", "pod", "reached", "--output=jsonpath={.status.podIP}").stdout
+    assert refuses(found)
+
     # Each acts as itself, and may do no more than its own role says.
     kubectl = gotools.kubernetes_binaries() / "kubectl"
     who = run_kubectl(node.kubeconfig("traefik"), "auth", "whoami", "--output=json", kubectl=kubectl).stdout
@@ -89,3 +114,5 @@ def test_the_same_programs_run_in_another_nodes_network(container, tmp_path):
     stop_in_kind(folder)
     assert not [process for process in services.values() if alive(process)]
     assert find_owned(str(folder)) == []
+    assert not run_ip(["route", "show", "exact", network]).strip()
+    assert not refuses(found)

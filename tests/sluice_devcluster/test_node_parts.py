@@ -24,6 +24,7 @@ from sluice_devcluster.node.dns import corefile, dns_objects
 from sluice_devcluster.node.gateway import gateway_objects, static_configuration
 from sluice_devcluster.node.images import PAUSE_IMAGE, parse_imported, pause_archive
 from sluice_devcluster.node.kindnode import parse_container
+from sluice_devcluster.node.kindroute import PodRoute, remove_route
 from sluice_devcluster.node.kubelet import kubelet_configuration
 from sluice_devcluster.node.kubeproxy import proxy_configuration
 from sluice_devcluster.node.layout import Node
@@ -421,8 +422,71 @@ def test_what_needs_pods_is_refused_without_them(tmp_path, monkeypatch, capsys):
     assert "add --node (provider embedded has none)" in capsys.readouterr().err
     assert run_cli("load", "image.tar") == 2
     assert "load needs pods" in capsys.readouterr().err
+    assert run_cli("storage") == 2
+    assert "storage needs a node" in capsys.readouterr().err
+    assert run_cli("storage", "--provider", "node") == 1
+    assert "cluster dev has no S3 server" in capsys.readouterr().err
     assert run_cli("up", "--node", "--with", "s3,kafka") == 1
     assert "there is no add-on 'kafka'" in capsys.readouterr().err
     assert run_cli("load", "--provider", "node", "image.tar") == 1
     assert "there is no cluster 'dev' with a node" in capsys.readouterr().err
     assert not (tmp_path / "sluice" / "clusters" / "dev").exists()
+
+
+class Routes:
+    """The machine's routes, as ``ip route`` shows and changes them."""
+
+    def __init__(self, *lines):
+        self.lines = list(lines)
+
+    def __call__(self, arguments):
+        match list(arguments):
+            case ["route", "show", "exact", network]:
+                return "\n".join(line for line in self.lines if line.startswith(f"{network} "))
+            case ["route", "add", network, "via", via]:
+                self.lines.append(f"{network} via {via} dev br-kind")
+            case ["route", "del", network, "via", via]:
+                self.lines.remove(f"{network} via {via} dev br-kind")
+        return ""
+
+
+POD_ROUTE = PodRoute(network="10.244.0.0/24", via="172.18.0.2")
+
+
+def test_the_route_to_kinds_pods_is_laid_once_follows_the_container_and_goes(tmp_path):
+    routes = Routes("default via 10.0.0.1 dev eth0")
+    for _ in range(2):
+        POD_ROUTE.add_to(tmp_path, routes)
+    assert routes.lines[1:] == ["10.244.0.0/24 via 172.18.0.2 dev br-kind"]
+    # A container that was started again may have another address.
+    PodRoute(network="10.244.0.0/24", via="172.18.0.3").add_to(tmp_path, routes)
+    assert routes.lines[1:] == ["10.244.0.0/24 via 172.18.0.3 dev br-kind"]
+    for _ in range(2):
+        remove_route(tmp_path, routes)
+    assert routes.lines == ["default via 10.0.0.1 dev eth0"]
+
+
+def test_a_route_that_was_written_down_and_is_gone_is_laid_again(tmp_path):
+    routes = Routes()
+    POD_ROUTE.add_to(tmp_path, routes)
+    routes.lines.clear()
+    POD_ROUTE.add_to(tmp_path, routes)
+    assert len(routes.lines) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["10.244.0.0/24 via 10.98.0.2 dev sluice0", "10.244.0.0/24 via 172.18.0.20 dev br-kind"]
+)
+def test_somebody_elses_route_to_the_pods_network_is_told_and_stays(tmp_path, line):
+    routes = Routes(line)
+    with pytest.raises(ProviderError, match=r"reaches 10\.244\.0\.0/24, the pods' network, by another route"):
+        POD_ROUTE.add_to(tmp_path, routes)
+    remove_route(tmp_path, routes)
+    assert routes.lines == [line]
+
+
+def test_a_route_that_was_there_already_is_not_taken_away(tmp_path):
+    routes = Routes("10.244.0.0/24 via 172.18.0.2 dev br-kind")
+    POD_ROUTE.add_to(tmp_path, routes)
+    remove_route(tmp_path, routes)
+    assert len(routes.lines) == 1

@@ -2,6 +2,7 @@
 
 The programs run on the machine, with its files, and only their sockets are in the container's network namespace; so
 pods reach them at the container's address, exactly as they reach a node's. They resolve no names of the cluster there.
+The machine reaches the pods too, by a route that leads through the container (:mod:`.kindroute`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from sluice_devcluster.errors import ProviderError
 from sluice_devcluster.node.addons import choose_addons
 from sluice_devcluster.node.identities import write_impersonating_kubeconfigs
 from sluice_devcluster.node.images import parse_imported
+from sluice_devcluster.node.kindroute import PodRoute, pod_network, remove_route
 from sluice_devcluster.node.layout import Node
 from sluice_devcluster.node.network import NodeNetwork
 from sluice_devcluster.node.packages import require_packages
@@ -45,14 +47,15 @@ def start_in_kind(
     """Start add-ons in the cluster of kind whose kubeconfig is ``folder / "kubeconfig"``. Needs root.
 
     Raises:
-        DevClusterError: an add-on is unknown, could not be built, or did not start.
+        DevClusterError: an add-on is unknown, could not be built, or did not start, or the machine has another route to
+            the pods' network.
     """
     state_file = folder / "state.json"
     state = NodeState.read(state_file)
     if ENFORCED_BY_KIND in addons:
         reporter.note(f"{ENFORCED_BY_KIND}: kind's own network enforces them")
     chosen = choose_addons([*state.addons, *(addon for addon in addons if addon != ENFORCED_BY_KIND)])
-    packages: dict[str, Sequence[str]] = {"util-linux": ("nsenter",)}
+    packages: dict[str, Sequence[str]] = {"util-linux": ("nsenter",), "iproute2": ("ip",)}
     tools: dict[str, Path] = {}
     for addon in chosen:
         packages.update(addon.packages)
@@ -65,6 +68,7 @@ def start_in_kind(
     runner = NodeRunner(node, state, state_file, reporter)
     runner.record(init=identify(_inspect(container)[0]), complete=True, laid=True)
     start_addons(runner, chosen, reporter)
+    PodRoute(network=pod_network(folder / "kubeconfig"), via=node.network.address).add_to(folder)
 
 
 def _inspect(container: str) -> tuple[int, str]:
@@ -105,9 +109,10 @@ def import_into_kind(container: str, archive: Path) -> list[str]:
 
 
 def stop_in_kind(folder: Path) -> None:
-    """Stop the add-ons of the cluster of kind in ``folder``.
+    """Stop the add-ons of the cluster of kind in ``folder`` and take the machine's route to its pods away.
 
     Raises:
-        ComponentError: one of them survives SIGKILL.
+        ComponentError: one of them survives SIGKILL, or the kernel keeps the route.
     """
+    remove_route(folder)
     stop(find_owned(str(folder.absolute())), patience_s=5.0)
