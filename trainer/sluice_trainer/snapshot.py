@@ -123,8 +123,7 @@ def put_back(
             if f"{name}/step" not in snapshot.optimizer:
                 continue
             optimizer.state[parameter] = {
-                key: snapshot.optimizer[f"{name}/{key}"].clone().to(parameter.device)
-                for key in ("step", *MOMENTS)
+                key: snapshot.optimizer[f"{name}/{key}"].clone().to(parameter.device) for key in ("step", *MOMENTS)
             }
     torch.set_rng_state(snapshot.random["cpu"])
     if "cuda" in snapshot.random and torch.cuda.is_available():
