@@ -3,16 +3,18 @@
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,6 +22,7 @@ from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import attention
+from sluice_trainer.checkpoint import ADAPTER_FILE
 from sluice_trainer.parameter_groups import EXPERTS, NORM, ROUTER, role_of
 from sluice_trainer.vision import language_targets
 
@@ -241,6 +244,47 @@ def continue_adapter(base: Any, folder: Path, settings: LoraSettings) -> PeftMod
     config.inference_mode = False
     with _quiet():
         return PeftModel.from_pretrained(base, str(folder), is_trainable=True, config=config).train()
+
+
+def hold_masters(model: Any) -> Any:
+    """Hold everything trained in fp32 where the base is narrower; returns the model.
+
+    peft does so for low-rank updates, and leaves modules that are trained whole as the base has them: in bf16 a step of
+    2e-5 on a weight near 1 is rounded away. Their parameters become fp32, which the optimizer changes, checkpoints keep
+    and the adapter's file holds; their forward computes with a copy in the base's type, as a server does.
+    """
+    for module in model.modules():
+        narrow = {
+            name: parameter
+            for name, parameter in module.named_parameters(recurse=False)
+            if parameter.requires_grad and parameter.is_floating_point() and parameter.dtype.itemsize < 4
+        }
+        for name, parameter in narrow.items():
+            module.register_parameter(name, torch.nn.Parameter(parameter.detach().float()))
+        if narrow:
+            dtypes = {name: parameter.dtype for name, parameter in narrow.items()}
+            module.forward = partial(_forward_narrow, module, module.forward, dtypes)
+    return model
+
+
+def read_again(model: PeftModel, folder: Path) -> PeftModel:
+    """Give an adapter the values of its file once more, now that its masters can hold them; returns the model."""
+    set_peft_model_state_dict(model, load_file(folder / ADAPTER_FILE))
+    return model
+
+
+def _forward_narrow(
+    module: torch.nn.Module, forward: Callable[..., Any], dtypes: Mapping[str, torch.dtype], *args: Any, **kwargs: Any
+) -> Any:
+    """A module's forward with copies of its parameters in the types given; gradients reach the parameters."""
+    masters = {name: module._parameters[name] for name in dtypes}
+    try:
+        for name, master in masters.items():
+            assert master is not None
+            module._parameters[name] = master.to(dtypes[name])  # type: ignore[assignment]
+        return forward(*args, **kwargs)
+    finally:
+        module._parameters.update(masters)
 
 
 def recompute_activations(model: Any) -> None:

@@ -226,7 +226,7 @@ def _adapted(settings: Settings, base: ModelRef, folder: Path, around: Surroundi
     # A base that may have to be shared out must not need to fit on one worker's device first.
     weights = models.load_base(folder, base.uri, around.device, hold=around.group.size > 1)
     if job.parent is None:
-        return fuse(models.add_adapter(weights, lora, job.seed))
+        return models.hold_masters(fuse(models.add_adapter(weights, lora, job.seed)))
     place = around.cache / "adapters" / to_hex(job.parent.digest)
     with storage_failures("parent adapter", FailureClass.USER_ERROR):
         manifest = fetch(job.parent, place, AdapterManifest)
@@ -236,7 +236,7 @@ def _adapted(settings: Settings, base: ModelRef, folder: Path, around: Surroundi
             f"{base.digest}: continue on the same base, or without parentRef"
         )
         raise WorkerError(FailureClass.USER_ERROR, message)
-    return fuse(models.continue_adapter(weights, place, lora))
+    return models.read_again(models.hold_masters(fuse(models.continue_adapter(weights, place, lora))), place)
 
 
 def _checkpointer(settings: Settings, loaded: _Loaded) -> Checkpointer:
