@@ -65,3 +65,14 @@ def prompt_turns(intent: str, width: int, height: int, *, image: bool = False) -
 def to_messages(turns: Iterable[Turn]) -> list[dict[str, str]]:
     """Turns as chat messages for `tokenizer.apply_chat_template` and for OpenAI-compatible servers."""
     return [{"role": _ROLES[turn.role], "content": turn.value} for turn in turns]
+
+
+def end_tokens(configured: int | Iterable[int] | None, tokenizer: int | None) -> list[int]:
+    """Tokens that end an answer, for probes as for serving: sorted, empty where nobody names one.
+
+    Args:
+        configured: `eos_token_id` of the model's generation configuration.
+        tokenizer: the tokenizer's.
+    """
+    several = [configured] if isinstance(configured, int) else [*(configured or ())]
+    return sorted({*several, *([] if tokenizer is None else [tokenizer])})

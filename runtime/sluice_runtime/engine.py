@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sluice_api.chat import end_tokens
 from sluice_runtime.errors import AdapterError, ModelLoadError
 
 BASE = "base"
@@ -231,9 +232,7 @@ class TextEngine:
         return not running
 
     def _end_tokens(self) -> list[int]:
-        configured = self._model.generation_config.eos_token_id
-        ends = configured if isinstance(configured, list) else [configured]
-        ends = [end for end in [*ends, self._tokenizer.eos_token_id] if end is not None]
+        ends = end_tokens(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
         if not ends:
             raise ModelLoadError("the model names no end token; set eos_token_id in its generation configuration")
-        return sorted(set(ends))
+        return ends

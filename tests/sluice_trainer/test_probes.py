@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from documents import tokenize_rows
+from sluice_api.chat import end_tokens
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import ProbeGate, ProbePlan, ProbeResult, StopReason, StopRule
 from sluice_trainer.attention import IMPLEMENTATION
@@ -223,3 +224,22 @@ def test_the_live_model_answers_as_it_serves_and_trains_on_as_before() -> None:
         assert len(tokenizer(answer.text)["input_ids"]) <= prompt.max_tokens
     assert model.training and model.get_base_model().config._attn_implementation == IMPLEMENTATION
     assert float(row_loss(model, DOCUMENTS[:2], CPU).detach()) == before
+
+
+def test_the_live_model_ends_where_serving_ends_and_has_no_habits_of_the_base() -> None:
+    """The generation configuration's end tokens count beside the tokenizer's; its repetition penalty does not."""
+    tokenizer, model = tiny_tokenizer(), make_recipe()._model
+    prompt = Prompt(text="open the lamp", max_tokens=8)
+    plain = LiveModel(model, tokenizer, CPU)([prompt])[0]
+    said = tokenizer(plain.text, add_special_tokens=False)["input_ids"]
+    base = model.get_base_model()
+    base.generation_config.repetition_penalty = 50.0
+    base.generation_config.no_repeat_ngram_size = 1
+    assert LiveModel(model, tokenizer, CPU)([prompt])[0] == plain
+    base.generation_config.eos_token_id = [said[1]]
+    cut = LiveModel(model, tokenizer, CPU)([prompt])[0]
+    assert cut.stopped
+    assert cut.text == tokenizer.decode(said[: said.index(said[1])])
+    assert base.generation_config.repetition_penalty == 50.0
+    assert end_tokens([4, 2], 3) == [2, 3, 4]
+    assert end_tokens(None, None) == []
