@@ -243,6 +243,16 @@ def argocd_settings(reporter: Reporter | None = None) -> list[Path]:
     return _manifests(versions.ARGOCD, "manifests/base/config", "argocd-*.yaml", reporter)
 
 
+def prometheus_operator_crds(reporter: Reporter | None = None) -> list[Path]:
+    """The definitions of the Prometheus operator's kinds that the chart has; apply them server-side."""
+    folder = "example/prometheus-operator-crd"
+    return [
+        path
+        for kind in ("podmonitors", "prometheusrules", "servicemonitors")
+        for path in _manifests(versions.PROMETHEUS_OPERATOR, folder, f"monitoring.coreos.com_{kind}.yaml", reporter)
+    ]
+
+
 def gateway_api_crds(reporter: Reporter | None = None) -> list[Path]:
     """The manifests of the Gateway API's standard channel; apply them server-side."""
     return _manifests(versions.GATEWAY_API, "config/crd/standard", "gateway.networking.k8s.io_*.yaml", reporter)

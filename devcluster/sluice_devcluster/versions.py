@@ -27,6 +27,13 @@ GATEWAY_API = GoModule(
 )
 """HTTPRoute and its relatives; the standard channel is under ``config/crd/standard``."""
 
+PROMETHEUS_OPERATOR = GoModule(
+    path="github.com/prometheus-operator/prometheus-operator",
+    version="v0.85.0",
+    sum="h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+)
+"""ServiceMonitor, PodMonitor and PrometheusRule; the definitions are under ``example/prometheus-operator-crd``."""
+
 HELM = GoModule(path="helm.sh/helm/v3", version="v3.22.0", sum="h1:n1if5iQgHYsujPAcO5oonH/KiSNUmqmUF0iGVjSF3AU=")
 """Renders, lints and installs the chart."""
 

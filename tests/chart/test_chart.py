@@ -1,5 +1,6 @@
 """The chart: what it renders, what it refuses, and what installing, upgrading and uninstalling it does to a cluster."""
 
+import functools
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import yaml
 from sluice_api.v1alpha1 import KINDS
 from sluice_devcluster.embedded import EmbeddedProvider
 from sluice_devcluster.errors import ProviderError
-from sluice_devcluster.gotools import helm, kubernetes_binaries, kubernetes_tool
+from sluice_devcluster.gotools import helm, kubernetes_binaries, kubernetes_tool, prometheus_operator_crds
 from sluice_devcluster.kubectl import run_kubectl
 from sluice_operator.profiles import ProfileDocument, parse_profiles
 
@@ -21,8 +22,6 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "sluice"
 SYSTEM = "sluice-system"
 OPERATOR = f"system:serviceaccount:{SYSTEM}:sluice-operator"
-MONITORING = ("ServiceMonitor", "PodMonitor", "PrometheusRule")
-"""Kinds of the Prometheus operator, which the test cluster has not."""
 EVERYTHING = [
     f"--set={option}=true"
     for option in (
@@ -38,7 +37,7 @@ EVERYTHING = [
 ALL_NAMESPACES = (
     "--set=scope.allNamespaces=true",
     "--set=storage.roots[0]=s3://models/{namespace}/",
-    "--set=networkPolicy.workerNamespaces={a,b}",
+    "--set=networkPolicy.workerNamespaces={default,kube-public}",
 )
 """Options of an operator for every namespace."""
 
@@ -57,10 +56,15 @@ def run_helm(*arguments, kubeconfig=None, check=True):
 
 def rendered(*options):
     """Return the objects of a rendering, by kind and name."""
+    return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(rendering(*options)) if each}
+
+
+@functools.cache
+def rendering(*options):
+    """Return the text of a rendering."""
     # A Helm built from its module takes an ancient Kubernetes for the default.
     version = f"--kube-version={kubernetes_tool().version}"
-    text = run_helm("template", "sluice", str(CHART), "--namespace", SYSTEM, version, *options).stdout
-    return {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}
+    return run_helm("template", "sluice", str(CHART), "--namespace", SYSTEM, version, *options).stdout
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,15 @@ def installed(own_cluster, kubectl_own):
         kubectl_own("wait", "--for=create", f"crd/{kind.crd.plural}.sluice.dev", "--timeout=30s")
         kubectl_own("wait", "--for=condition=Established", f"crd/{kind.crd.plural}.sluice.dev", "--timeout=30s")
     return own_cluster
+
+
+@pytest.fixture(scope="module")
+def monitoring(installed, kubectl_own):
+    """The kinds of the Prometheus operator, by its own definitions."""
+    for path in prometheus_operator_crds():
+        kubectl_own("apply", "--server-side", "-f", str(path))
+        plural = path.stem.rpartition("_")[2]
+        kubectl_own("wait", "--for=condition=Established", f"crd/{plural}.monitoring.coreos.com", "--timeout=30s")
 
 
 def test_lint_finds_nothing():
@@ -221,20 +234,42 @@ def test_prometheus_reaches_the_workers_where_it_is_asked_to_scrape_them():
 
 
 def test_the_workers_policy_holds_in_each_namespace_or_is_given_up_aloud():
-    version = f"--kube-version={kubernetes_tool().version}"
-    text = run_helm("template", "sluice", str(CHART), version, *ALL_NAMESPACES).stdout
-    policies = [each for each in yaml.safe_load_all(text) if each and each["kind"] == "NetworkPolicy"]
+    policies = [
+        each for each in yaml.safe_load_all(rendering(*ALL_NAMESPACES)) if each and each["kind"] == "NetworkPolicy"
+    ]
     workers = [each["metadata"]["namespace"] for each in policies if each["metadata"]["name"].endswith("-workers")]
-    assert workers == ["a", "b"]
+    assert workers == ["default", "kube-public"]
+    version = f"--kube-version={kubernetes_tool().version}"
     bare = ("template", "sluice", str(CHART), version, *ALL_NAMESPACES[:2])
     assert "networkPolicy.workers: a NetworkPolicy holds in one namespace" in run_helm(*bare, check=False).stderr
     assert "sluice-operator-workers" not in run_helm(*bare, "--set=networkPolicy.workers=false").stdout
 
 
-def test_the_api_server_accepts_every_object(installed, kubectl_own):
-    objects = [each for (kind, _), each in rendered(*EVERYTHING).items() if kind not in MONITORING]
+@pytest.mark.parametrize("scope", [(), ALL_NAMESPACES], ids=["one namespace", "all namespaces"])
+def test_the_api_server_accepts_every_object(installed, monitoring, kubectl_own, scope):
+    objects = list(rendered(*EVERYTHING, *scope).values())
+    assert {"ServiceMonitor", "PodMonitor", "PrometheusRule"} <= {each["kind"] for each in objects}
     listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    kubectl_own("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-", stdin=listing)
+    apply = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-")
+    kubectl_own(*apply, stdin=listing)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("ServiceMonitor", ("spec", "endpoints", 0, "interval"), "often"),
+        ("PodMonitor", ("spec", "podMetricsEndpoints", 0, "portName"), "metrics"),
+        ("PrometheusRule", ("spec", "groups", 0, "name"), ""),
+    ],
+)
+def test_the_prometheus_operators_own_definitions_are_asked(installed, monitoring, kubectl_own, kind, path, value):
+    (wrong,) = (each for (found, _), each in rendered(*EVERYTHING).items() if found == kind)
+    part = wrong
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = value
+    with pytest.raises(ProviderError, match=str(path[-1])):
+        kubectl_own("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=json.dumps(wrong))
 
 
 def test_the_operators_pod_meets_the_restricted_standard(installed, kubectl_own):
