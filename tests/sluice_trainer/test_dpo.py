@@ -163,7 +163,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     return Workplace(tmp_path)
 
 
-def test_a_job_teaches_the_preference_and_resumes_to_the_same_adapter(place: Workplace) -> None:
+def test_a_job_teaches_the_preference_and_resumes_to_the_same_adapter(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pairs = publish_rows(
         f"file://{place.folder}/pairs", [preference_row(number) for number in range(16)], dataset_format="preference"
     )
@@ -176,9 +178,14 @@ def test_a_job_teaches_the_preference_and_resumes_to_the_same_adapter(place: Wor
     manifest = read_manifest(output.adapter, AdapterManifest)
     assert manifest.method == "dpo"
     checkpoints = Path(job.checkpoint_uri.removeprefix("file://"))
-    for folder in checkpoints.iterdir():
+    for folder in checkpoints.glob("step-*"):
         if folder.name != "step-00000003.attempt-1":
             (folder / "complete.json").unlink()
+
+    def twice(*_: Any, **__: Any) -> torch.Tensor:
+        raise AssertionError("the reference is computed once for all attempts")
+
+    monkeypatch.setattr("sluice_trainer.session.reference_log_probabilities", twice)
     again = place.job("dpo", attempt=2, **options)
     assert run_worker(again, worker.run_bare) == 0
     resumed = place.output(again)

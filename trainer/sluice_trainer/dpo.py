@@ -9,13 +9,13 @@ it would have after the prompt, so that the prompt's part of the work is done on
 sharing: "Accelerating direct preference optimization with prefix sharing", arXiv 2410.20305, 2024).
 
 The reference is the model as training finds it: the base, or the base with the parent's adapter. Its log-probabilities
-are computed once, before the first step.
+are computed once, before the first step of a run, and kept for its other attempts (`reference`).
 """
 
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -173,11 +173,12 @@ def reference_log_probabilities(
     device: torch.device,
     group: Group,
     sight: Sight | None = None,
+    told: Callable[[int, int], None] = lambda done, of: None,
 ) -> torch.Tensor:
     """Log-probabilities of all pairs under the model as it is, fp32, on the CPU, shape `[pairs, 2]`.
 
-    Rows of up to `row_tokens` tokens are shared out over the group's processes. A pair that is longer keeps zeros: the
-    plan leaves it out.
+    Rows of up to `row_tokens` tokens are shared out over the group's processes, and `told` hears how many of how many
+    are done. A pair that is longer keeps zeros: the plan leaves it out.
     """
     result = torch.zeros(len(pairs), 2, device=device)
     was_training = model.training
@@ -188,6 +189,7 @@ def reference_log_probabilities(
             found = answer_log_probabilities(model, [pairs[index] for index in rows[number]], device, sight)
             if counts:
                 result[rows[number]] = found.float()
+            told(min(number + group.size, len(rows)), len(rows))
     model.train(was_training)
     group.sum(result)
     return result.cpu()

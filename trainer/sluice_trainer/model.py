@@ -227,11 +227,13 @@ def continue_adapter(base: Any, folder: Path, settings: LoraSettings) -> PeftMod
             message = f"lora.{name} is {wanted}, the parent adapter's is {found}: set lora.{name} to {found}"
             raise WorkerError(FailureClass.USER_ERROR, message)
     if _adapted_names(base, config.target_modules or ()) != _adapted_names(base, _targets(base, settings)):
-        found = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules or ())
-        wanted = settings.target_modules
+        asked, parents = (
+            each if isinstance(each, str) else ", ".join(sorted(each or ()))
+            for each in (settings.target_modules, config.target_modules)
+        )
         message = (
-            f"lora.targetModules is {wanted if isinstance(wanted, str) else ', '.join(wanted)}, the parent adapter's "
-            f"modules are others: set lora.targetModules to {found if isinstance(found, str) else ', '.join(found)}"
+            f"lora.targetModules is {asked}, the parent adapter's modules are others: "
+            f"set lora.targetModules to {parents}"
         )
         raise WorkerError(FailureClass.USER_ERROR, message[:1000])
     whole, fused = extra_targets(base, settings.roles)

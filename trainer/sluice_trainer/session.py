@@ -22,6 +22,7 @@ from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probab
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
 from sluice_trainer.group import Group, shares
+from sluice_trainer.growth import watched
 from sluice_trainer.hardware import TorchDevice, check_device
 from sluice_trainer.hooks import PROBING, SessionHooks
 from sluice_trainer.live import LiveModel
@@ -31,6 +32,7 @@ from sluice_trainer.phases import Phases, trained_roles
 from sluice_trainer.plan import Plan, build_plan
 from sluice_trainer.publish import Provenance, publish_adapter
 from sluice_trainer.recipes import Recipe, SftRecipe, sft_sizes
+from sluice_trainer.reference import ReferenceStore, reference_key, reference_of
 from sluice_trainer.rows import fetch_rows, storage_failures
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.screens import Screens
@@ -41,6 +43,8 @@ from sluice_trainer.surroundings import Surroundings
 from sluice_trainer.tokenise import Document, Picture
 from sluice_trainer.vision import Eyes, Sight
 
+LOADING, REFERENCE = "loading", "reference"
+"""Stages before the first step; in the second, steps are rows whose reference values are computed."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +71,7 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
     """
     settings = check_job(job)
     check_device(job, TorchDevice(around.device))
-    around.progress.progress(stage="loading", inputs={"dataset": job.dataset.digest})
+    around.progress.progress(stage=LOADING, inputs={"dataset": job.dataset.digest})
     with _out_of_memory(job):
         loaded = _load(settings, around)
         checkpointer = _checkpointer(settings, loaded)
@@ -93,9 +97,10 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
 
 def _load(settings: Settings, around: Surroundings) -> _Loaded:
     job = settings.job
-    files = fetch_rows(job, around.cache)
-    with storage_failures("base model", FailureClass.USER_ERROR):
-        folder = fetch_model(job.base_model, around.cache / "models")
+    with watched(around.cache, partial(around.progress.progress, stage=LOADING)):
+        files = fetch_rows(job, around.cache)
+        with storage_failures("base model", FailureClass.USER_ERROR):
+            folder = fetch_model(job.base_model, around.cache / "models")
     base = job.base_model.model_copy(update={"digest": job.base_model.digest or digest_tree(folder)})
     around.progress.progress(inputs={"baseModel": str(base.digest)})
     tokenizer = models.load_tokenizer(folder, base.uri)
@@ -123,7 +128,7 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
     if job.method == "sft":
         recipe = SftRecipe(model, documents, parameters, around.device, sight=sight)
     else:
-        recipe = _dpo(settings, model, pairs, around, sight)
+        recipe = _dpo(settings, base, model, pairs, around, sight)
     return _Loaded(
         base=base,
         base_folder=folder,
@@ -194,19 +199,39 @@ def _too_few(job: TrainJob, size: int, planned: Callable[[int], Estimate], error
     return error
 
 
-def _dpo(settings: Settings, model: Any, pairs: Sequence[Pair], around: Surroundings, sight: Sight | None) -> DpoRecipe:
+def _dpo(
+    settings: Settings, base: ModelRef, model: Any, pairs: Sequence[Pair], around: Surroundings, sight: Sight | None
+) -> DpoRecipe:
     """Preference training against the model as it is now: before a checkpoint is put back."""
-    around.progress.progress(stage="reference")
+    job = settings.job
+    around.progress.progress(stage=REFERENCE)
     limit = min(settings.plan.max_length, settings.plan.tokens_per_step)
-    reference = reference_log_probabilities(
-        model, pairs, row_tokens=limit, device=around.device, group=around.group, sight=sight
+    key = reference_key(
+        pairs,
+        base=str(base.digest),
+        parent=job.parent.digest if job.parent else "",
+        row_tokens=limit,
+        device=around.device.type,
     )
+    compute = partial(
+        reference_log_probabilities,
+        model,
+        pairs,
+        row_tokens=limit,
+        device=around.device,
+        group=around.group,
+        sight=sight,
+        told=lambda done, of: around.progress.progress(stage=REFERENCE, step=done, of=of),
+    )
+    with storage_failures("checkpoints", FailureClass.STORAGE):
+        kept = ReferenceStore(job.checkpoint_uri, key, len(pairs))
+    reference = reference_of(kept, len(pairs), around.group, around.device, compute)
     return DpoRecipe(
         model,
         pairs,
         models.trained_parameters(model),
         reference=reference,
-        beta=settings.job.dpo_beta,
+        beta=job.dpo_beta,
         device=around.device,
         sight=sight,
     )
