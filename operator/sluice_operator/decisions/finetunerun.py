@@ -256,7 +256,7 @@ class _Rules:
             return None
         message = (
             f"adapter {short(adapter.digest)} of rank {adapter.rank} after {adapter.steps} steps, "
-            f"final loss {adapter.final_loss:.4f} nats per token"
+            f"final loss {adapter.final_loss:.4f} nats per {'pair' if facts.obj.spec.method == 'dpo' else 'token'}"
         )
         if status.stop_reason not in ("", StopReason.COMPLETED):
             message += f"; ended early: {status.stop_reason}"
