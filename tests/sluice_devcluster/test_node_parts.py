@@ -5,8 +5,10 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import tarfile
 import tomllib
+import traceback
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ from sluice_devcluster.node.objects import definition_name
 from sluice_devcluster.node.packages import PACKAGES, missing_packages
 from sluice_devcluster.node.prometheus import prometheus_configuration
 from sluice_devcluster.node.provider import NodeProvider, base_services
+from sluice_devcluster.node.sandbox import run_command
 from sluice_devcluster.node.state import NodeState
 from sluice_devcluster.node.targets import scrape_targets
 from sluice_devcluster.processes import ProcessId
@@ -490,3 +493,14 @@ def test_a_route_that_was_there_already_is_not_taken_away(tmp_path):
     POD_ROUTE.add_to(tmp_path, routes)
     remove_route(tmp_path, routes)
     assert len(routes.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [("echo no $0 >&2; exit 3", "ended with 3: no"), ("sleep 60", "longer than")]
+)
+def test_an_error_does_not_repeat_a_secret(script, words):
+    secret = secrets.token_hex(8)
+    with pytest.raises(ComponentError, match=words) as caught:
+        run_command(["sh", "-c", script, f"--secret={secret}"], hidden=(secret,), timeout_s=1)
+    assert secret not in "".join(traceback.format_exception(caught.value))
+    assert "--secret=***" in str(caught.value)

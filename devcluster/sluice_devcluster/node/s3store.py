@@ -70,7 +70,8 @@ def create_user(node: Node, name: str) -> Access:
         ComponentError: the name is taken, or the server does not answer.
     """
     access = _access(node, name, secrets.token_urlsafe(30))
-    _admin(node, "create-user", f"--access={access.access_key}", f"--secret={access.secret_key}", "--role=user")
+    account = (f"--access={access.access_key}", f"--secret={access.secret_key}", "--role=user")
+    _admin(node, "create-user", *account, hidden=(access.secret_key,))
     return access
 
 
@@ -95,11 +96,12 @@ def ensure_bucket(node: Node, name: str) -> None:
         create_bucket(node, name)
 
 
-def _admin(node: Node, *arguments: str) -> None:
+def _admin(node: Node, *arguments: str, hidden: Sequence[str] = ()) -> None:
     root = root_access(node)
     environment = {"ADMIN_ACCESS_KEY": root.access_key, "ADMIN_SECRET_KEY": root.secret_key, "ADMIN_REGION": REGION}
     program = gotools.versitygw()
-    run_command([str(program), "admin", f"--endpoint-url={root.endpoint_url}", *arguments], environment=environment)
+    command = [str(program), "admin", f"--endpoint-url={root.endpoint_url}", *arguments]
+    run_command(command, environment=environment, hidden=hidden)
 
 
 def _access(node: Node, access_key: str, secret_key: str) -> Access:

@@ -165,6 +165,7 @@ def run_command(
     stdin: bytes | None = None,
     timeout_s: float = 60.0,
     environment: Mapping[str, str] | None = None,
+    hidden: Sequence[str] = (),
 ) -> str:
     """Run a command to its end and return what it printed.
 
@@ -173,10 +174,17 @@ def run_command(
         stdin: its input, by default empty.
         timeout_s: how long it may take.
         environment: variables beside this process's own.
+        hidden: secrets among the arguments; errors do not repeat them.
 
     Raises:
         ComponentError: it failed, with its words, or took longer than ``timeout_s``.
     """
+
+    def told(words: str) -> str:
+        for each in hidden:
+            words = words.replace(each, "***")
+        return words
+
     try:
         result = subprocess.run(
             argv,
@@ -187,13 +195,14 @@ def run_command(
             timeout=timeout_s,
             env={**os.environ, **(environment or {})},
         )
-    except subprocess.TimeoutExpired as error:
-        raise ComponentError(f"{' '.join(argv)} took longer than {timeout_s:.0f} s") from error
+    except subprocess.TimeoutExpired:
+        # Its own text repeats the arguments.
+        raise ComponentError(f"{told(' '.join(argv))} took longer than {timeout_s:.0f} s") from None
     except OSError as error:
         raise ComponentError(f"{argv[0]} cannot be run: {error.strerror}") from error
     if result.returncode != 0:
-        words = (result.stderr or result.stdout).decode(errors="replace").strip()
-        raise ComponentError(f"{' '.join(argv)} ended with {result.returncode}: {words[-2000:]}")
+        words = told((result.stderr or result.stdout).decode(errors="replace").strip())
+        raise ComponentError(f"{told(' '.join(argv))} ended with {result.returncode}: {words[-2000:]}")
     return result.stdout.decode(errors="replace")
 
 
