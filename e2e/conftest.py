@@ -15,6 +15,7 @@ import shop
 import shoppers
 from cluster_under_test import ClusterUnderTest, cluster_under_test
 from collecting import collect
+from furnish import furnish_model
 from installation import ROOT, SYSTEM, WORKLOAD, Storage
 from site_view import Site
 from sluice_api.contracts.base import ModelRef
@@ -59,7 +60,7 @@ def sluice(under_test: ClusterUnderTest, storage: Storage, system: Site) -> Site
 @pytest.fixture(scope="session")
 def base(sluice: Site, storage: Storage) -> ModelRef:
     """The storefront's base model, suite and `stable` channel in the bucket."""
-    return shop.furnish(storage)
+    return furnish_model(shop.URI)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,7 @@
 """The storefront on the cluster: model and suite in the bucket, a deployment for each arm, a gateway before them."""
 
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,9 +11,7 @@ from site_view import Manifest, Site
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.models import Channel
 from sluice_api.instants import format_instant
-from sluice_artifacts import NotFoundError, digest_tree, join, move_channel, open_store, read_channel
-from sluice_cli.local.example import base_model
-from sluice_devcluster.files import cache_home
+from sluice_artifacts import NotFoundError, move_channel, read_channel
 
 URI = f"s3://{BUCKET}/storefront/"
 """Root of the storefront's artifacts."""
@@ -25,39 +19,15 @@ AGENT_PORT = 8000
 SOURCES = ROOT / "examples" / "storefront"
 CODE = "storefront-code"
 """ConfigMap with the agent's code: the agent is the user's, no image of Sluice's holds it."""
-SUITE_TASKS = 120
-"""Tasks of the evaluation."""
 
 
-def furnish(storage: Storage) -> ModelRef:
-    """Put base model, suite and the `stable` channel into the bucket; what is there already stays."""
-    folder = base_model(cache_home() / "storefront", lambda line: None)
-    digest, store = digest_tree(folder), open_store(URI)
-    base = ModelRef(uri=f"{URI}base/", digest=digest)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        target = join(base.uri, path.relative_to(folder).as_posix())
-        if not store.exists(target):
-            store.upload(path, target)
-    if not store.exists(f"{URI}suites/storefront.json"):
-        with tempfile.TemporaryDirectory() as scratch:
-            suite = Path(scratch) / "storefront.json"
-            command = [sys.executable, "-P", "-m", "storefront.tasks", "--output", str(suite)]
-            environment = {"PYTHONPATH": str(ROOT / "examples")}
-            subprocess.run([*command, "--count", str(SUITE_TASKS)], check=True, env=environment)
-            store.upload(suite, f"{URI}suites/storefront.json")
-    point("stable", base, None, replace=False)
-    return base
-
-
-def point(name: str, base: ModelRef, adapter: Mapping[str, Any] | None, *, replace: bool = True) -> None:
+def point(name: str, base: ModelRef, adapter: Mapping[str, Any] | None) -> None:
     """Let a channel name the base model, or an adapter on it as a FineTuneRun's status has it."""
     ref = None if adapter is None else ArtifactRef(uri=adapter["uri"], digest=adapter["digest"])
     try:
         known = read_channel(URI, name)
     except NotFoundError:
         known = None
-    if known is not None and not replace:
-        return
     channel = Channel(
         name=name,
         digest=ref.digest if ref is not None else base.digest,

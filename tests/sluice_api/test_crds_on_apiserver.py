@@ -13,9 +13,9 @@ from sluice_api.v1alpha1 import KINDS
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-GITOPS = ROOT / "examples" / "gitops"
-"""Holds kinds of others too, and has tests of its own beside the chart's."""
-EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if GITOPS not in path.parents)
+OTHERS = {ROOT / "examples" / "gitops", ROOT / "examples" / "kubernetes" / "install"}
+"""Hold kinds of others too, and have tests of their own beside the chart's."""
+EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if not OTHERS.intersection(path.parents))
 
 
 def example(stem: str) -> dict[str, Any]:

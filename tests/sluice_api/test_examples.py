@@ -14,7 +14,7 @@ DOCUMENTS = [
     pytest.param(document, id=f"{path.relative_to(EXAMPLES)}: {document['kind']}/{document['metadata']['name']}")
     for path in sorted(EXAMPLES.rglob("*.yaml"))
     for document in yaml.safe_load_all(path.read_text())
-    if document["apiVersion"].startswith(f"{GROUP}/")
+    if document.get("apiVersion", "").startswith(f"{GROUP}/")
 ]
 
 
