@@ -23,10 +23,12 @@ from sluice_operator.decisions.base import (
     MoveChannel,
     SetFinalizer,
     SetRoute,
+    Settings,
     StopJob,
     SubmitJob,
 )
-from sluice_operator.errors import ConflictError, NotFoundError, StorageError
+from sluice_operator.decisions.roots import input_outside_roots
+from sluice_operator.errors import ConflictError, NotFoundError, StorageError, StorageNotAllowedError
 from sluice_operator.events import EventRecorder
 from sluice_operator.manifests.configmap import traffic_of
 from sluice_operator.observe import Surroundings
@@ -68,6 +70,7 @@ class Applier:
         world = self._world
         match action:
             case SubmitJob():
+                _check_places(obj, action, world.settings)
                 key = JobKey(name=action.name, namespace=obj.namespace, owner=obj.uid)
                 backend = world.backends[action.profile.backend]
                 world.cluster.guard()
@@ -100,6 +103,13 @@ class Applier:
             if action.present:
                 raise
             return {**raw, "metadata": {**raw["metadata"], "finalizers": []}}
+
+
+def _check_places(obj: SluiceObject, action: SubmitJob, settings: Settings) -> None:
+    """Refuse a job whose input names a place of another namespace: a result that was tampered with may name any."""
+    problem = input_outside_roots(obj, action.job_input.model_dump(mode="json", exclude_none=True), settings)
+    if problem:
+        raise StorageNotAllowedError(f"job {action.name} is not submitted: {problem}")
 
 
 async def _move(action: MoveChannel) -> None:

@@ -113,6 +113,13 @@ class StorageError(OperatorError):
     reason = "StorageError"
 
 
+class StorageNotAllowedError(OperatorError):
+    """A job would be given a place in storage where objects of its namespace may not be."""
+
+    reason = "StorageNotAllowed"
+    terminal = True
+
+
 class LeaseLostError(OperatorError):
     """This process no longer holds the Lease: somebody else may act, so it must not."""
 

@@ -56,6 +56,16 @@ def running(world: DecisionWorld) -> str:
     return job
 
 
+def test_a_replacement_that_waits_is_told_and_changes_nothing(world):
+    job = running(world)
+    world.job(job, JobState.RUNNING, message="pod w cannot be scheduled: 0/3 nodes")
+    world.settle(KIND, NAME)
+    status = world.status(KIND, NAME)
+    assert (status["phase"], status["reason"]) == ("Running", "Running")
+    assert "pod w cannot be scheduled: 0/3 nodes" in status["message"]
+    assert len(world.submissions) == 1
+
+
 def test_the_whole_way(world):
     seen = []
 

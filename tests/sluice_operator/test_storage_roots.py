@@ -6,12 +6,18 @@ import random
 import pytest
 
 from rolloutworld import SPEC as ROLLOUT_SPEC
+from sluice_api.contracts.base import ArtifactRef
+from sluice_api.contracts.jobs import EvalTarget
 from sluice_api.v1alpha1 import KINDS
+from sluice_api.v1alpha1.common import Attempt
+from sluice_operator.apply import Applier
 from sluice_operator.commands import add_parser, run_operator
-from sluice_operator.decisions.base import Settings
+from sluice_operator.decisions.base import Backend, Decision, Profile, Settings, SubmitJob
 from sluice_operator.decisions.roots import outside_roots
+from sluice_operator.errors import StorageNotAllowedError
 from sluice_operator.events import EventRecorder
 from sluice_operator.lease import LeaseConfig
+from sluice_operator.manifests.jobs import eval_job
 from sluice_operator.metrics import Metrics
 from sluice_operator.observe import Surroundings
 from sluice_operator.reconcile import Reconciler
@@ -159,6 +165,42 @@ async def test_nothing_is_read_for_an_object_that_names_another_namespaces_stora
     )
     assert [each["status"] for each in status["conditions"] if each["type"] == "Stalled"] == ["True"]
     assert delay > 10
+
+
+class NoBackend:
+    """A backend that must not be asked."""
+
+    def __init__(self):
+        self.submitted = []
+
+    async def submit(self, key, profile, job_input, *, workers, owner):
+        self.submitted.append(key.name)
+
+
+@pytest.mark.parametrize(("uri", "refused"), [(f"{FOREIGN}/adapter/", True), (f"{OWN}/adapter/", False)])
+async def test_a_job_is_not_given_what_a_tampered_result_names(uri, refused):
+    obj = parsed("EvalRun", EVAL)
+    target = EvalTarget(name="candidate", adapter=ArtifactRef(uri=uri, digest=DIGEST))
+    attempt = Attempt(number=1, job="evr-x-1", output_uri=f"{OWN}/evals/attempts/1/")
+    asked = eval_job(obj, attempt, candidate=target, baseline=None, suite_digest=DIGEST, task_timeout_s=60)
+    backend = NoBackend()
+    raw = obj.model_dump(by_alias=True, exclude_none=True, mode="json")
+    cluster = OneObject(raw)
+    cluster.guard = lambda: None
+    profile = Profile(name="cpu", backend=Backend.JOB, image="x")
+    world = Surroundings(cluster=cluster, profiles=None, backends={Backend.JOB: backend}, routers={}, settings=ROOTS)
+    submit = SubmitJob(name="evr-x-1", profile=profile, job_input=asked)
+    applying = Applier(world, EventRecorder(cluster, instance="t")).apply(
+        raw, obj, Decision(status={}, actions=(submit,))
+    )
+    if refused:
+        with pytest.raises(
+            StorageNotAllowedError, match=r"input\.candidate\.adapter\.uri is s3://models/other/adapter/"
+        ):
+            await applying
+    else:
+        await applying
+    assert backend.submitted == ([] if refused else ["evr-x-1"])
 
 
 @pytest.mark.parametrize(

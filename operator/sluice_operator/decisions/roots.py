@@ -5,7 +5,7 @@ namespace in it; what is only read may lie below one of `Settings.shared_storage
 `https://`, and built-in suites, are no places in the operator's storage.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -36,6 +36,24 @@ def outside_roots(obj: SluiceObject, settings: Settings) -> str:
                 f"{_in_words(path)} is {uri[:200]}, but objects of namespace {obj.namespace} "
                 f"{'write' if written else 'read'} below {' or '.join(own if written else shared)} alone: "
                 "name a place there, or have an admin add one (--storage-root)"
+            )
+    return ""
+
+
+def input_outside_roots(obj: SluiceObject, job_input: Mapping[str, Any], settings: Settings) -> str:
+    """Return which field of a job's input, in JSON form, names a place outside the roots; empty if none does.
+
+    An input names more than its object's spec: adapters and reports of other objects, a channel's models.
+    """
+    if not settings.storage_roots:
+        return ""
+    allowed = [root.replace(NAMESPACE, obj.namespace) for root in settings.storage_roots]
+    allowed += settings.shared_storage_roots
+    for path, uri in _places(job_input, ("input",)):
+        if uri.lower().startswith(_STORAGE) and not any(_within(uri, root) for root in allowed):
+            return (
+                f"{_in_words(path)} is {uri[:200]}, and objects of namespace {obj.namespace} have their places below "
+                f"{' or '.join(allowed)} alone: look for who wrote it, in the results and channels that the spec names"
             )
     return ""
 
