@@ -3,17 +3,21 @@
 import os
 import pickle
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from operators import until
 from sluice_api.contracts.jobs import FailureClass, Progress, TrainOutput
+from sluice_artifacts import open_store
 from sluice_artifacts.reporting import Reporter, WorkerError, classify, run_worker
 from sluice_traces import ray_cluster
 from sluice_trainer import ray_adapter, worker
@@ -116,6 +120,58 @@ def test_an_elastic_run_grows_when_there_is_room_and_loses_nothing(
     assert (found.workers, found.steps) == (2, expected.steps)
     assert found.resumed_from_step is not None
     assert found.final_loss == pytest.approx(expected.final_loss, abs=1e-3)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_node_that_is_taken_away_ends_the_attempt_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Ray does when a worker pod gets SIGTERM: the node is drained; its worker saves before it goes."""
+    monkeypatch.setenv(worker.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(ray_adapter.CPUS_VARIABLE, "1")
+    place = Workplace(tmp_path, rows=12)
+    job = place.job("evicted", max_steps=5000, checkpoint_every=5000)
+    progress = Path(job.output_uri.removeprefix("file://")) / "progress.json"
+
+    def trains() -> bool:
+        return progress.exists() and Progress.model_validate_json(progress.read_bytes()).step > 3
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        monkeypatch.setenv(ray_adapter.ADDRESS_VARIABLE, cluster.address)
+        with ThreadPoolExecutor(1) as pool:
+            status = pool.submit(run_worker, job, worker.run)
+            until(trains, timeout_s=300, what="a few steps")
+            deadline = int(1000 * (time.time() + 120))
+            accepted, why = GcsClient(address=cluster.gcs_address).drain_node(
+                node.node_id, autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION, "test", deadline
+            )
+            assert accepted, why
+            assert status.result(300) == 0
+    finally:
+        cluster.shutdown()
+    failure = place.result(job).failure
+    assert failure is not None
+    assert failure.failure_class == FailureClass.PREEMPTED, failure
+    assert "saved at step" in failure.message
+    assert list(Path(job.checkpoint_uri.removeprefix("file://")).glob("step-*/complete.json"))
+
+
+def test_a_stop_is_asked_for_by_a_file_or_by_a_node_that_goes(tmp_path: Path) -> None:
+    now, leaves = 0.0, False
+    job = Workplace(tmp_path).job("asked")
+    poll = ray_adapter._StopPoll(job, lambda: leaves, clock=lambda: now)
+    assert not poll()
+    leaves = True
+    assert poll()
+    leaves = False
+    assert not poll()
+    open_store(job.output_uri).write(f"{job.output_uri}stop", b"")
+    assert not poll(), "it looks once a second"
+    now = ray_adapter.STOP_POLL_SECONDS
+    assert poll()
 
 
 def test_the_workers_own_failure_is_the_one_that_counts(tmp_path: Path) -> None:
