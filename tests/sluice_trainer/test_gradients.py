@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
-from documents import tokenize_rows
+from documents import row_loss, tokenize_rows
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
@@ -16,7 +16,7 @@ from sluice_trainer import head
 from sluice_trainer.attention import IMPLEMENTATION, RowLayout, document_attention
 from sluice_trainer.head import frozen_head_losses, is_plain_head
 from sluice_trainer.model import trained_parameters
-from sluice_trainer.recipes import SftRecipe, row_loss
+from sluice_trainer.recipes import SftRecipe
 from sluice_trainer.tokenise import Document
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 

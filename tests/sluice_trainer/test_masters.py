@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from documents import tokenize_rows
+from documents import row_loss, tokenize_rows
 from loop_runs import Recorder
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.dataset import SftRow
@@ -25,7 +25,7 @@ from sluice_trainer.model import (
 )
 from sluice_trainer.parameter_groups import role_of
 from sluice_trainer.plan import PlanConfig, build_plan
-from sluice_trainer.recipes import SftRecipe, row_loss, sft_sizes
+from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from documents import tokenize_rows
+from documents import row_loss, tokenize_rows
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
@@ -15,7 +15,7 @@ from sluice_trainer.attention import IMPLEMENTATION
 from sluice_trainer.fused import fuse
 from sluice_trainer.memory import GIB, Checkpointing, Shape, Strategy, estimate, plan_memory, strategies_for
 from sluice_trainer.model import LoraSettings, add_adapter, recompute_activations, trained_parameters
-from sluice_trainer.recipes import SftRecipe, row_loss
+from sluice_trainer.recipes import SftRecipe
 from sluice_trainer.session import _planned, _too_few
 from sluice_trainer.settings import check_job
 from tiny_models import sft_row, tiny_model, tiny_tokenizer

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from documents import tokenize_rows
+from documents import row_loss, tokenize_rows
 from sluice_api.chat import end_tokens
 from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import ProbeGate, ProbePlan, ProbeResult, StopReason, StopRule
@@ -16,7 +16,7 @@ from sluice_trainer.loop import LoopConfig, StepRecord, Trained, train
 from sluice_trainer.model import LoraSettings, add_adapter, trained_parameters
 from sluice_trainer.plan import PlanConfig, build_plan
 from sluice_trainer.probes import gate_met, is_due, pass_rate_stalled, syntax_dropped_twice, verdict
-from sluice_trainer.recipes import SftRecipe, row_loss, sft_sizes
+from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot, Take
 from tiny_models import sft_row, tiny_model, tiny_tokenizer

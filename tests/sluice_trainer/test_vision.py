@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
+from documents import row_loss
 from seeing_models import (
     MERGE,
     TOKENS,
@@ -38,7 +39,7 @@ from sluice_trainer.dpo import answer_log_probabilities, tokenize_pairs
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
 from sluice_trainer.model import LoraSettings, add_adapter, target_names, trained_parameters
-from sluice_trainer.recipes import SftRecipe, row_loss
+from sluice_trainer.recipes import SftRecipe
 from sluice_trainer.screens import Screens
 from sluice_trainer.tokenise import Document, Picture
 from sluice_trainer.vision import Eyes, SeeingTokeniser, Sight, with_parts

@@ -86,13 +86,6 @@ class SftRecipe:
         )
 
 
-def row_loss(
-    model: Any, documents: Sequence[Document], device: torch.device, sight: Sight | None = None
-) -> torch.Tensor:
-    """Sum of the cross-entropies of the scored tokens of documents packed into one row, in nats, a scalar."""
-    return scored_losses(model, *pack_row(documents, device, sight)).sum()
-
-
 def pack_row(
     documents: Sequence[Document], device: torch.device, sight: Sight | None = None
 ) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
