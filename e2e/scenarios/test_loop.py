@@ -12,7 +12,7 @@ import shop
 import shoppers
 from installation import ROOT
 from prometheus_server import PrometheusServer
-from site_view import conditions
+from site_view import conditions, reaching
 
 REQUESTS = 3000
 """Requests of one measurement of the share: at 5 % its 99.9 % interval is about 1.3 points either side."""
@@ -45,8 +45,10 @@ def prometheus(sluice, system, tmp_path_factory):
     """A Prometheus that scrapes the operator's pod and evaluates the chart's rules."""
     rules = yaml.safe_load((ROOT / "charts" / "sluice" / "monitoring" / "prometheusrule.yaml").read_text())["spec"]
     (pod,) = system.list("pods", labels="app.kubernetes.io/component=operator")
-    target = f"{pod['status']['podIP']}:8080"
-    with PrometheusServer(tmp_path_factory.mktemp("prometheus"), target, rules) as server:
+    with (
+        reaching(system, pod, 8080) as target,
+        PrometheusServer(tmp_path_factory.mktemp("prometheus"), target, rules) as server,
+    ):
         yield server
 
 

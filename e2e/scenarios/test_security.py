@@ -13,7 +13,7 @@ import yaml
 import runs
 import shop
 from installation import OPERATOR, ROOT, SYSTEM, WORKLOAD
-from site_view import Manifest, Site
+from site_view import Manifest, Site, reaching
 from sluice_devcluster.errors import ProviderError
 
 TENANT = ("--as=alice", "--as-group=tenants", "--as-group=system:authenticated")
@@ -208,8 +208,8 @@ def test_a_ray_cluster_answers_nobody_without_its_token(sluice, dataset):
     sluice.apply(runs.run(name, optimizer=runs.LONG))
     runs.until_step(sluice, name, 1)
     (head,) = runs.pods_of(sluice, name, "head")
-    url = f"http://{head['status']['podIP']}:8265/api/jobs/"
-    assert httpx.get(url, trust_env=False).status_code in (401, 403)
+    with reaching(sluice, head, 8265) as address:
+        assert httpx.get(f"http://{address}/api/jobs/", trust_env=False).status_code in (401, 403)
     (container,) = head["spec"]["containers"]
     variables = {each["name"]: each for each in container["env"]}
     assert variables["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]

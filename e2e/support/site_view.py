@@ -1,8 +1,12 @@
 """A cluster as its users see it: kubectl, what it answers, and waiting with a record of what was seen meanwhile."""
 
 import json
+import re
+import socket
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from sluice_devcluster.errors import ProviderError
-from sluice_devcluster.kubectl import run_kubectl
+from sluice_devcluster.kubectl import find_kubectl, run_kubectl
 
 T = TypeVar("T")
 Manifest = dict[str, Any]
@@ -128,6 +132,33 @@ class Site:
     def until_gone(self, kind: str, name: str, *, timeout_s: float = 90.0) -> None:
         """Wait until an object does not exist."""
         self.until(lambda: self.get(kind, name) is None, wish=f"{kind}/{name} is gone", timeout_s=timeout_s)
+
+
+@contextmanager
+def reaching(site: Site, pod: Manifest, port: int) -> Iterator[str]:
+    """Give `host:port` at which this machine reaches a pod's port while the block runs.
+
+    That is the pod's own address where it answers. Where a policy of the network lets only pods in, kubectl carries the
+    connections.
+    """
+    try:
+        with socket.create_connection((pod["status"]["podIP"], port), timeout=3.0):
+            direct = True
+    except OSError:
+        direct = False
+    if direct:
+        yield f"{pod['status']['podIP']}:{port}"
+        return
+    command = [str(find_kubectl()), f"--kubeconfig={site.kubeconfig}", f"--namespace={site.namespace}", "port-forward"]
+    command += [f"pod/{pod['metadata']['name']}", f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            said = process.stdout.readline() if process.stdout else ""
+            found = re.match(r"Forwarding from (127\.0\.0\.1:\d+)", said)
+            assert found, f"kubectl port-forward: {said}"
+            yield found[1]
+        finally:
+            process.terminate()
 
 
 def conditions(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
