@@ -50,8 +50,8 @@ PROBING_TIMEOUT_SECONDS = 6 * 3600
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # The controller looks at its workers this often; it is added to every start, report and end. The default is 2 s; five
-    # times a second took it 8 % of a processor.
+    # The controller looks at its workers this often, which is added to every start, report and end. The default is 2 s;
+    # five times a second took it 8 % of a processor.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     # A node that is being taken away (a pod that got SIGTERM) is told to the workers, which save and end the attempt;
