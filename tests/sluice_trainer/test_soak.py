@@ -18,6 +18,7 @@ import yaml
 
 from operator_fixtures import new_place
 from paused_training import DEADLINE, paused
+from sluice_api.contracts.jobs import TrainJob
 from sluice_artifacts.reporting import run_worker
 from sluice_devcluster.ray import RayHead
 from sluice_trainer import worker
@@ -50,7 +51,10 @@ def test_every_final_adapter_is_the_clean_runs(tmp_path: Path, monkeypatch: pyte
         name, attempt = f"run-{kills}", 1
         for _ in range(rng.randint(1, 4)):
             job = place.job(name, attempt=attempt, checkpoint_every=2, **methods[method])
-            with paused(job, tmp_path, rng.randint(1, clean[method].steps - 1)) as (process, go):
+            done, last_step = newest_step(job), clean[method].steps - 1
+            if done >= last_step:
+                break
+            with paused(job, tmp_path, rng.randint(done + 1, last_step)) as (process, go):
                 go.touch()
                 process.join(rng.uniform(0, LONGEST_DELAY))
                 if process.is_alive() and process.pid is not None:
@@ -65,6 +69,12 @@ def test_every_final_adapter_is_the_clean_runs(tmp_path: Path, monkeypatch: pyte
         last = place.job(name, attempt=attempt, checkpoint_every=2, **methods[method])
         assert run_worker(last, worker.run_bare) == 0
         assert place.output(last).adapter == clean[method].adapter, f"{method}, {name} after {kills} kills"
+
+
+def newest_step(job: TrainJob) -> int:
+    """The step of the newest complete checkpoint: an attempt goes on after it, and 0 without one."""
+    folder = Path(job.checkpoint_uri.removeprefix("file://"))
+    return max((int(path.parent.name[5:13]) for path in folder.glob("step-*/complete.json")), default=0)
 
 
 def process_finished(place: Workplace, name: str, attempt: int) -> bool:
