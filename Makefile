@@ -44,6 +44,10 @@ e2e: images tools ## play the scenarios on a Kubernetes node of this machine, im
 	$(PY) -P e2e/support/build_tools.py
 	SLUICE_E2E_KEEP=$(KEEP) $(PY) -P -m pytest -q e2e/scenarios e2e/node --timeout 1200 $(PYTEST_ARGS)
 
+.PHONY: e2e-smoke
+e2e-smoke: install ## start a bare node, run pods on it and take it down (root, programs built already: a minute)
+	$(PY) -P -m pytest -q e2e/node/test_node.py -k "reaches_the_cluster or up_and_down_again" --timeout 600 $(PYTEST_ARGS)
+
 .PHONY: check
 check: install verify ## lint, format, types, import rules, generated files
 	$(VENV)/bin/ruff check .
