@@ -4,6 +4,7 @@ Once of a bare process, a step apart; and once of runs through an operator on a 
 workers, the Ray head and the operator itself are killed in turn.
 """
 
+import itertools
 import json
 import os
 import random
@@ -45,10 +46,10 @@ def test_every_final_adapter_is_the_clean_runs(tmp_path: Path, monkeypatch: pyte
         job = place.job(f"clean-{method}", checkpoint_every=2, **options)
         assert run_worker(job, worker.run_bare) == 0
         clean[method] = place.output(job)
-    kills = 0
+    kills, trials = 0, itertools.count()
     while kills < KILLS:
         method = rng.choice(list(methods))
-        name, attempt = f"run-{kills}", 1
+        name, attempt = f"run-{next(trials)}", 1
         for _ in range(rng.randint(1, 4)):
             job = place.job(name, attempt=attempt, checkpoint_every=2, **methods[method])
             done, last_step = newest_step(job), clean[method].steps - 1
