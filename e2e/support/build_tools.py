@@ -7,6 +7,7 @@ Debian's packages there, and says otherwise what is missing and ends with 1.
 """
 
 import os
+import subprocess
 import sys
 
 from sluice_devcluster import gotools
@@ -14,11 +15,21 @@ from sluice_devcluster.node.addons import known_addons
 from sluice_devcluster.node.packages import PACKAGES, is_present, missing_packages
 from sluice_devcluster.reporting import default_reporter
 
+PROBE = [
+    *("unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "sh", "-ec"),
+    "mount -t tmpfs probe /mnt; ip link add probe0 type bridge; "
+    "for root in $(awk '$3 ~ /^cgroup/ {print $2}' /proc/mounts); do "
+    "mkdir $root/sluice-probe-$$; rmdir $root/sluice-probe-$$; done",
+]
+"""Does for a moment what a node does: not every root may."""
+
 
 def missing() -> list[str]:
     """What a bare node lacks to start at once."""
     lacking = [] if os.geteuid() == 0 else ["root"]
     lacking += missing_packages(PACKAGES, is_present)
+    if not lacking and subprocess.run(PROBE, check=False, capture_output=True).returncode:
+        lacking.append("the right to make namespaces and control groups")
     tools = (gotools.kubernetes_tool(), gotools.pause_tool(), gotools.coredns_tool())
     return lacking + [f"a built {tool.name}" for tool in tools if gotools.built(tool) is None]
 
