@@ -36,6 +36,14 @@ def against(name: str, value: float, reach: str, held: bool) -> None:
     print(f"  {name:<44} {value:>6.2f} x   (asked for: {reach}) {'reached' if held else 'NOT reached'}")
 
 
+def against_packed(ours: Tally, packed: Tally) -> tuple[float, float]:
+    """Print and return the ratios of speed and memory that supervised training is asked for."""
+    speed, memory = ours.rate / packed.rate, ours.peak_bytes / packed.peak_bytes
+    against("speed against TRL packed", speed, ">= 5", speed >= 5)
+    against("memory against TRL packed", memory, "<= 0.5", memory <= 0.5)
+    return speed, memory
+
+
 def sft(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
     """Supervised training beside TRL, packed and padded."""
     tallies = take_turns(
@@ -51,9 +59,7 @@ def sft(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]:
     )
     print_tallies("SFT, real tokens", "tokens", tallies)
     ours, packed, padded = (tallies[name] for name in ("sluice", "TRL packed", "TRL padded"))
-    speed, memory = ours.rate / packed.rate, ours.peak_bytes / packed.peak_bytes
-    against("speed against TRL packed", speed, ">= 5", speed >= 5)
-    against("memory against TRL packed", memory, "<= 0.5", memory <= 0.5)
+    speed, memory = against_packed(ours, packed)
     print(f"  {'the same by processor time':<44} {ours.cpu_rate / packed.cpu_rate:>6.2f} x")
     print(f"  {'speed against TRL padded':<44} {ours.rate / padded.rate:>6.2f} x")
     print(f"  {'memory against TRL padded':<44} {ours.peak_bytes / padded.peak_bytes:>6.2f} x")
@@ -71,10 +77,7 @@ def sft_stock(toy: workload.Toy, turns: int, seconds: float) -> dict[str, float]
     contended = {"sluice": contenders.sft_sluice, "TRL packed": contenders.sft_trl_packed}
     tallies = take_turns(contended, turns, seconds=seconds, keeping=False, toy=toy)
     print_tallies("SFT, real tokens, memory handed back as glibc does by itself", "tokens", tallies)
-    ours, theirs = tallies["sluice"], tallies["TRL packed"]
-    speed, memory = ours.rate / theirs.rate, ours.peak_bytes / theirs.peak_bytes
-    against("speed against TRL packed", speed, ">= 5", speed >= 5)
-    against("memory against TRL packed", memory, "<= 0.5", memory <= 0.5)
+    speed, memory = against_packed(tallies["sluice"], tallies["TRL packed"])
     return {"sft_stock_speed_over_trl_packed": speed, "sft_stock_memory_over_trl_packed": memory}
 
 

@@ -240,12 +240,12 @@ class Checkpointer:
         The checkpoint of the best probe stays, however old.
         """
         complete = self._complete()
-        usable = [step <= written and self._is_ours(folder) for step, _, folder in complete]
-        steps = sorted({each[0] for each, good in zip(complete, usable, strict=True) if good}, reverse=True)
+        usable = [each for each in complete if each[0] <= written and self._is_ours(each[2])]
+        others = sorted(set(complete).difference(usable))
+        steps = sorted({step for step, _, _ in usable}, reverse=True)
         kept = {*steps[: self._keep], best}
-        others = sorted(each for each, good in zip(complete, usable, strict=True) if not good)
         surplus = others[: max(0, len(others) - max(0, self._keep - len(steps)))]
-        old = [each for each, good in zip(complete, usable, strict=True) if good and each[0] not in kept]
+        old = [each for each in usable if each[0] not in kept]
         self._delete([folder for _, _, folder in (*surplus, *old)])
         if len(steps) >= self._keep:
             whole = {folder for _, _, folder in complete}
