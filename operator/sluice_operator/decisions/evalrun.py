@@ -149,12 +149,12 @@ def resolve(facts: Facts[EvalRun], field: str, target: ModelTarget) -> EvalTarge
     """Return a target as the worker wants it: weights by digest, or an endpoint."""
     name = field.removeprefix("spec.")
     if target.endpoint is not None:
-        ref = target.endpoint.token_secret_ref
+        token = target.endpoint.token_secret_ref
         return EvalTarget(
             name=name,
             digest=target.endpoint.digest or "",
             endpoint_url=target.endpoint.url,
-            token_env=token_variable(facts.observed.profile, TARGET_VARIABLES[name], ref) if ref is not None else None,
+            token_env=token_variable(facts.observed.profile, TARGET_VARIABLES[name], token),
         )
     if target.fine_tune_run_ref is not None:
         run = trained(facts, target.fine_tune_run_ref.name, f"{field}.fineTuneRunRef")
@@ -264,9 +264,7 @@ class _Rules:
             baseline=baseline,
             baseline_report=_earlier(facts),
             suite_digest=status.inputs.suite or "",
-            agent_token_env=token_variable(facts.observed.profile, AGENT_TOKEN_VARIABLE, agent_token)
-            if agent_token is not None
-            else None,
+            agent_token_env=token_variable(facts.observed.profile, AGENT_TOKEN_VARIABLE, agent_token),
             task_timeout_s=parse_duration(facts.obj.spec.limits.task_timeout).total_seconds(),
         )
 

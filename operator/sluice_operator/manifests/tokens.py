@@ -30,8 +30,13 @@ def token_refs(spec: EvalRunSpec) -> list[tuple[str, str, SecretKeyRef]]:
     return named
 
 
-def token_variable(profile: Profile | None, variable: str, ref: SecretKeyRef) -> str:
-    """Return the worker's variable that holds a token: `variable` in a pod of ours, the key where the nodes are not."""
+def token_variable(profile: Profile | None, variable: str, ref: SecretKeyRef | None) -> str | None:
+    """Return the worker's variable that holds a token: `variable` in a pod of ours, the key where the nodes are not.
+
+    None where no token is named.
+    """
+    if ref is None:
+        return None
     return ref.key if profile is not None and profile.backend is Backend.RAY else variable
 
 
