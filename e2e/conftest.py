@@ -15,10 +15,11 @@ import shop
 import shoppers
 from cluster_under_test import ClusterUnderTest, cluster_under_test
 from collecting import collect
-from furnish import furnish_model
+from furnish import SUITE_TASKS
 from installation import ROOT, SYSTEM, WORKLOAD, Storage
 from site_view import Site
 from sluice_api.contracts.base import ModelRef
+from sluice_cli.local.example import furnish
 
 FAILURES = ROOT / "build" / "e2e"
 """Folder of what was collected."""
@@ -60,7 +61,7 @@ def sluice(under_test: ClusterUnderTest, storage: Storage, system: Site) -> Site
 @pytest.fixture(scope="session")
 def base(sluice: Site, storage: Storage) -> ModelRef:
     """The storefront's base model, suite and `stable` channel in the bucket."""
-    return furnish_model(shop.URI)
+    return furnish(shop.URI, print, tasks=SUITE_TASKS)
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +85,7 @@ def dataset(production: Site) -> Site:
 
 @pytest.fixture(scope="session")
 def trained(dataset: Site) -> Mapping[str, Any]:
-    """Status of the run of `examples/kubernetes/finetunerun.yaml`, which has succeeded."""
+    """Status of the run of `examples/finetunerun.yaml`, which has succeeded."""
     dataset.apply(*shop.example("finetunerun.yaml"))
     status = dataset.until_phase("finetunerun", "storefront-a1", "Succeeded", "Failed", "Stalled", timeout_s=900)
     assert status["phase"] == "Succeeded", status

@@ -1,4 +1,4 @@
-"""A real S3 server over a temporary folder, for tests and the demo."""
+"""A real S3 server of this machine: over a temporary folder for tests, over a folder that stays for an installation."""
 
 import http.client
 import secrets
@@ -21,15 +21,17 @@ _HEALTH = "/healthz"
 
 
 class S3Server:
-    """versitygw on a free loopback port, with keys of its own; stopped and its data removed when the block ends.
+    """versitygw on a free loopback port.
 
-    The process ends with the thread that entered the block, whatever happens to it.
+    As a context manager it is stopped, and its data removed, when the block ends; the process ends with the thread that
+    entered the block, whatever happens to it. Started by :meth:`start`, it stays.
 
     Args:
         folder: where the data goes and stays; by default a temporary folder. It must not be on a file system without
             extended attributes.
         program: the built server; by default :func:`~sluice_devcluster.gotools.versitygw`, built when needed.
         region: what clients must sign for.
+        keys: access key and secret key of its owner, for data that an earlier server left; by default fresh ones.
         reporter: where the progress of a build is told.
     """
 
@@ -39,25 +41,25 @@ class S3Server:
         folder: Path | None = None,
         program: Path | None = None,
         region: str = "us-east-1",
+        keys: tuple[str, str] | None = None,
         reporter: Reporter | None = None,
     ) -> None:
         self._given, self._program, self._reporter = folder, program, reporter
         self.region = region
-        self.access_key = f"sluice{secrets.token_hex(7)}"
-        self.secret_key = secrets.token_urlsafe(30)
+        self.access_key, self.secret_key = keys or (f"sluice{secrets.token_hex(7)}", secrets.token_urlsafe(30))
         self._process: ProcessId | None = None
         self._scratch: Path | None = None
         self._port = 0
 
     @property
     def endpoint_url(self) -> str:
-        """Base URL, path-style. Known once the block has been entered.
+        """Base URL, path-style. Known once the server was started.
 
         Raises:
             ComponentError: the server was not started.
         """
         if self._process is None:
-            raise ComponentError("the S3 server is not running: use it as a context manager")
+            raise ComponentError("the S3 server is not running: start it, or use it as a context manager")
         return f"http://127.0.0.1:{self._port}"
 
     def env(self) -> dict[str, str]:
@@ -72,19 +74,27 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def start(self, *, owner: str, log: Path) -> None:
+        """Start it over the folder that was given, to outlive this process.
+
+        Args:
+            owner: marker in its environment, by which it is found and stopped
+                (:func:`~sluice_devcluster.processes.find_owned`).
+            log: what it writes.
+
+        Raises:
+            ValueError: no folder was given.
+            ComponentError: it did not come up; the text ends with its log.
+        """
+        if self._given is None:
+            raise ValueError("a server that stays needs a folder that stays")
+        self._launch(self._given, log=log, owner=owner, tethered=False)
+
     def __enter__(self) -> "S3Server":
-        program = self._program or gotools.versitygw(self._reporter)
         self._scratch = Path(tempfile.mkdtemp(prefix="sluice-s3-"))
         try:
             data = self._given or self._scratch / "data"
-            data.mkdir(parents=True, exist_ok=True)
-            for attempt in range(1, _PORT_ATTEMPTS + 1):
-                try:
-                    self._start(program, data)
-                    break
-                except PortTakenError:
-                    if attempt == _PORT_ATTEMPTS:
-                        raise
+            self._launch(data, log=self._scratch / "versitygw.log", owner=str(self._scratch), tethered=True)
         except BaseException:
             self._close()
             raise
@@ -95,9 +105,19 @@ class S3Server:
     ) -> None:
         self._close()
 
-    def _start(self, program: Path, data: Path) -> None:
-        assert self._scratch is not None
-        log = self._scratch / "versitygw.log"
+    def _launch(self, data: Path, *, log: Path, owner: str, tethered: bool) -> None:
+        """Start it on a port that was free; on another one where somebody else was faster."""
+        program = self._program or gotools.versitygw(self._reporter)
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            try:
+                self._start(program, data, log=log, owner=owner, tethered=tethered)
+                return
+            except PortTakenError:
+                if attempt == _PORT_ATTEMPTS:
+                    raise
+
+    def _start(self, program: Path, data: Path, *, log: Path, owner: str, tethered: bool) -> None:
         log.unlink(missing_ok=True)
         self._port = free_port()
         self._process = start(
@@ -110,10 +130,10 @@ class S3Server:
                 data,
             ],
             log=log,
-            owner=str(self._scratch),
-            tethered=True,
+            owner=owner,
+            tethered=tethered,
             # By the environment: what is on the command line, every local user can read.
-            env={"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key, "TMPDIR": str(self._scratch)},
+            env={"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key, "TMPDIR": str(log.parent)},
         )
         deadline = time.monotonic() + _READY_S
         while not self._answers():

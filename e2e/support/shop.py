@@ -108,8 +108,10 @@ def agent(storage: Storage, arm: str, channel: str, *, replicas: int) -> list[Ma
 
 
 def example(name: str) -> list[Manifest]:
-    """Return the manifests of an example for clusters."""
-    text = (ROOT / "examples" / "kubernetes" / name).read_text(encoding="utf-8")
+    """Return the manifests of an example: of its form for clusters, where it has one of its own."""
+    folder = ROOT / "examples"
+    path = folder / "kubernetes" / name
+    text = (path if path.exists() else folder / name).read_text(encoding="utf-8")
     return [each for each in yaml.safe_load_all(text) if each]
 
 

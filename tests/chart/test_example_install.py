@@ -1,5 +1,6 @@
 """The installation of `docs/kubernetes.md`: its values and namespaces fit the chart and one another."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -42,11 +43,14 @@ def test_every_profile_runs_under_the_account_that_the_policy_lets_through_and_h
         assert profile.env_from == ("sluice-worker",), name
 
 
-def test_the_profiles_of_the_examples_are_there(objects):
-    known = set(parse_profiles(objects["ConfigMap", "sluice-profiles"]["data"]).profiles)
-    for path in INSTALL.parent.glob("*.yaml"):
+def test_the_profiles_of_the_examples_are_there_and_do_what_they_are_named_for(objects):
+    profiles = parse_profiles(objects["ConfigMap", "sluice-profiles"]["data"]).profiles
+    # Those that are for `sluice cluster up` too count: `kubectl apply -f examples/finetunerun.yaml` is for both.
+    for path in (*INSTALL.parent.glob("*.yaml"), *INSTALL.parents[1].glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
-            assert document["spec"]["profile"] in known, path.name
+            backend = "kuberay" if document["kind"] == "FineTuneRun" else "job"
+            assert profiles[document["spec"]["profile"]].backend == backend, path.name
+            assert "file://" not in json.dumps(document), path.name
 
 
 def test_the_secrets_that_are_asked_for_are_those_that_the_documentation_makes(objects):

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from sluice_devcluster import s3
 from sluice_devcluster.errors import ComponentError
 from sluice_devcluster.ports import free_port, is_free
+from sluice_devcluster.processes import find_owned, stop
 from sluice_devcluster.s3 import S3Server
 
 pytestmark = pytest.mark.integration
@@ -66,6 +67,31 @@ def test_a_given_folder_keeps_its_data(tmp_path):
         client(server).put_object(Bucket="kept", Key="a/b", Body=b"bytes")
     with S3Server(folder=tmp_path / "data") as server:
         assert client(server).get_object(Bucket="kept", Key="a/b")["Body"].read() == b"bytes"
+
+
+def test_a_server_that_stays_is_found_by_its_owner_and_another_one_serves_its_data_by_its_keys(tmp_path):
+    owner, log = str(tmp_path), tmp_path / "s3.log"
+    first = S3Server(folder=tmp_path / "data")
+    first.start(owner=owner, log=log)
+    try:
+        client(first).create_bucket(Bucket="kept")
+        client(first).put_object(Bucket="kept", Key="a", Body=b"bytes")
+        assert len(find_owned(owner)) == 1
+    finally:
+        stop(find_owned(owner))
+    second = S3Server(folder=tmp_path / "data", keys=(first.access_key, first.secret_key))
+    second.start(owner=owner, log=log)
+    try:
+        with pytest.raises(ClientError, match="BucketAlreadyOwnedByYou"):
+            client(second).create_bucket(Bucket="kept")
+        assert client(second).get_object(Bucket="kept", Key="a")["Body"].read() == b"bytes"
+    finally:
+        stop(find_owned(owner))
+
+
+def test_a_server_that_stays_wants_a_folder_that_stays(tmp_path):
+    with pytest.raises(ValueError, match="needs a folder that stays"):
+        S3Server().start(owner=str(tmp_path), log=tmp_path / "s3.log")
 
 
 def test_a_port_that_is_taken_at_the_last_moment_is_replaced(monkeypatch):

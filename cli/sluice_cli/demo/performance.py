@@ -41,11 +41,11 @@ def perform(name: str, *, keep: bool, plain: bool) -> int:
         print(f"sluice demo: a demo named {name} is running; give --name for another one", file=sys.stderr)
         return 2
     root = Path(tempfile.mkdtemp(prefix="sluice-demo-"))
-    layout = Layout(name=name, root=root, agent_port=free_port([]))
+    layout = Layout(name=name, uri=f"file://{root}/", agent_port=free_port([]))
     kept = False
     try:
         with Screen(plain=plain) as screen:
-            kept = _play(layout, reporter, screen, keep=keep)
+            kept = _play(layout, root, reporter, screen, keep=keep)
         return 0
     except EXPECTED as error:
         logs = Path(tempfile.mkdtemp(prefix="sluice-demo-logs-"))
@@ -55,7 +55,7 @@ def perform(name: str, *, keep: bool, plain: bool) -> int:
         return 1
     finally:
         if not kept:
-            _clear(layout, reporter)
+            _clear(layout, root, reporter)
         lock.close()
 
 
@@ -72,10 +72,10 @@ def _only_one(name: str) -> IO[str]:
     return lock
 
 
-def _play(layout: Layout, reporter: Reporter, screen: Screen, *, keep: bool) -> bool:
+def _play(layout: Layout, root: Path, reporter: Reporter, screen: Screen, *, keep: bool) -> bool:
     """Bring everything up and tell the story; True when it is to stay."""
-    _clear(layout, reporter)
-    layout.root.mkdir(exist_ok=True)
+    _clear(layout, root, reporter)
+    root.mkdir(exist_ok=True)
     cluster = make_provider(ProviderName.EMBEDDED, kubeconfig=None, reporter=reporter).up(layout.name)
     stack = Stack(cluster=cluster, layout=layout, reporter=reporter)
     stack.up()
@@ -85,11 +85,11 @@ def _play(layout: Layout, reporter: Reporter, screen: Screen, *, keep: bool) -> 
     screen.say("")
     screen.say(verified_table(watcher.snapshot))
     if keep:
-        screen.say(_look_around(stack))
+        screen.say(_look_around(stack, root))
     return keep
 
 
-def _look_around(stack: Stack) -> Panel:
+def _look_around(stack: Stack, root: Path) -> Panel:
     """Return the lines with which a user looks around."""
     lines = (
         f"export KUBECONFIG={stack.cluster.kubeconfig}",
@@ -99,13 +99,13 @@ def _look_around(stack: Stack) -> Panel:
         "sluice dashboard                     # every lineage, live",
         "kubectl describe promotionscorecard storefront-damaged",
         "kubectl get events --sort-by=.lastTimestamp",
-        f"ls {stack.layout.root}",
+        f"ls {root}",
         f"sluice cluster down --name {stack.cluster.name}    # when you have seen enough",
     )
     return Panel("\n".join(lines), title="everything is still running", title_align="left")
 
 
-def _clear(layout: Layout, reporter: Reporter) -> None:
+def _clear(layout: Layout, root: Path, reporter: Reporter) -> None:
     """Take everything down, what an earlier performance of the same name left included."""
     # A second Ctrl-C would leave half of it running; this takes seconds.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -113,6 +113,6 @@ def _clear(layout: Layout, reporter: Reporter) -> None:
     with reporter.stage("clean up"):
         down(layout)
         make_provider(ProviderName.EMBEDDED, kubeconfig=None, reporter=reporter).down(layout.name)
-        shutil.rmtree(layout.root, ignore_errors=True)
+        shutil.rmtree(root, ignore_errors=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -1,5 +1,6 @@
-"""The storefront's data on disk: base model, suite, and the `stable` channel that starts out naming the base model."""
+"""The storefront's data: base model, suite, and the `stable` channel that starts out naming the base model."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.models import Channel
 from sluice_api.instants import format_instant
-from sluice_cli.local.layout import Layout, checkout
+from sluice_artifacts import ConflictError, digest_tree, join, move_channel, open_store, read_channel
+from sluice_cli.local.layout import checkout
+from sluice_devcluster.files import cache_home
 
 SUITE_TASKS = 200
 """Tasks of the evaluation: a 95 % interval of about seven points either side."""
@@ -74,33 +77,53 @@ def base_model(cache: Path, progress: Callable[[str], None]) -> Path:
     return target
 
 
-def prepare(layout: Layout, progress: Callable[[str], None]) -> None:
-    """Put base model, suite and channel below the artifact root; what is there already stays. Raises ExampleError."""
-    from sluice_artifacts import ConflictError, digest_tree, move_channel
+def furnish(root: str, progress: Callable[[str], None], *, tasks: int = SUITE_TASKS) -> ModelRef:
+    """Put base model, suite and the channel `stable` below an artifact root, and return the base model.
 
-    layout.root.mkdir(parents=True, exist_ok=True)
-    layout.traces.mkdir(exist_ok=True)
-    base = layout.root / "base"
-    source = base_model(layout.base_cache, progress)
-    if not base.exists():
-        aside = layout.root / f".base-{os.getpid()}"
-        shutil.copytree(source, aside)
-        aside.rename(base)
-    suite = layout.root / "suites" / "storefront.json"
-    if not suite.exists():
-        command = [sys.executable, "-P", "-m", "storefront.tasks", "--output", str(suite), "--count", str(SUITE_TASKS)]
-        done = subprocess.run(command, env=storefront_environment(), capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise ExampleError(f"the suite could not be written:\n{done.stderr.strip()}")
-    digest = digest_tree(base)
+    What is there already stays: the channel comes last, so where it is, the model it names is whole.
+
+    Args:
+        root: artifact root, `file://…/` or `s3://…/`.
+        progress: gets a line of news now and then.
+        tasks: length of the suite.
+
+    Raises:
+        ArtifactError: the storage refuses.
+        ExampleError: model or suite could not be made.
+    """
+    store = open_store(root)
+    suite = join(root, "suites", "storefront.json")
+    if not store.exists(suite):
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "storefront.json"
+            run_storefront("tasks", "--output", str(path), "--count", str(tasks))
+            store.upload(path, suite)
+    known = read_channel(root, STABLE)
+    if known is not None:
+        progress(f"channel {STABLE} exists and stays as it is")
+        return known[0].base_model
+    folder = base_model(cache_home() / "storefront", progress)
+    base = ModelRef(uri=join(root, "base") + "/", digest=digest_tree(folder))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        store.upload(path, join(base.uri, path.relative_to(folder).as_posix()))
     channel = Channel(
         name=STABLE,
-        digest=digest,
-        base_model=ModelRef(uri=f"file://{base}/", digest=digest),
-        changed_by="init",
+        digest=base.digest,
+        base_model=base,
+        changed_by="furnish",
         changed_at=format_instant(datetime.now(UTC)),
     )
-    try:
-        move_channel(layout.uri, channel, etag=None)
-    except ConflictError:
-        progress("channel stable exists and stays as it is")
+    # Another one that furnishes the same root may have been faster.
+    with contextlib.suppress(ConflictError):
+        move_channel(root, channel, etag=None)
+    return base
+
+
+def run_storefront(module: str, *arguments: str) -> str:
+    """Run a program of the storefront to its end and return what it printed. Raises ExampleError."""
+    command = [sys.executable, "-P", "-m", f"storefront.{module}", *arguments]
+    done = subprocess.run(command, env=storefront_environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()[-2000:]
+        raise ExampleError(f"storefront.{module} ended with {done.returncode}:\n{said}")
+    return done.stdout

@@ -17,7 +17,7 @@ SERVICE_ACCOUNT = "sluice-operator"
 """Identity of the operator."""
 AGENT_SERVICE_ACCOUNT = "storefront-agent"
 """Identity of the agent: it may read the router's ConfigMap and nothing else."""
-EXAMPLE_ROOT = "file:///tmp/sluice/storefront/"
+EXAMPLE_ROOT = "s3://sluice/storefront/"
 """Artifact root that the examples name."""
 EXAMPLE_AGENT = "http://127.0.0.1:8088"
 """Agent that the examples name."""
@@ -43,15 +43,15 @@ class Layout:
 
     name: str
     """Name of the cluster."""
-    root: Path
-    """Artifact root."""
+    uri: str
+    """Artifact root, with a slash at its end: `s3://…` on the installation's own S3 server, or `file://…`."""
     agent_port: int = EXAMPLE_AGENT_PORT
     """Port of the storefront agent."""
 
     @classmethod
     def by_name(cls, name: str) -> "Layout":
         """Return the layout that the examples name literally; it fits one installation at a time."""
-        return cls(name=name, root=Path(EXAMPLE_ROOT.removeprefix("file://")))
+        return cls(name=name, uri=EXAMPLE_ROOT)
 
     @property
     def state(self) -> Path:
@@ -74,14 +74,30 @@ class Layout:
         return cache_home() / "storefront"
 
     @property
-    def traces(self) -> Path:
-        """Trace store."""
-        return self.root / "traces"
+    def bucket(self) -> str:
+        """Bucket of the artifact root; empty where the root is a folder."""
+        scheme, _, rest = self.uri.partition("://")
+        return rest.partition("/")[0] if scheme == "s3" else ""
 
     @property
-    def uri(self) -> str:
-        """Artifact root as a URI."""
-        return f"file://{self.root}/"
+    def buckets(self) -> Path:
+        """Data of the S3 server: it stays until the cluster goes."""
+        return clusters_home() / self.name / "s3"
+
+    @property
+    def bucket_keys(self) -> Path:
+        """Keys of the buckets' owner, as JSON: they stay as long as the data does."""
+        return clusters_home() / self.name / "s3-keys.json"
+
+    @property
+    def storage_access(self) -> Path:
+        """Variables by which clients find the S3 server, as JSON."""
+        return self.state / "s3.json"
+
+    @property
+    def traces(self) -> str:
+        """Trace store."""
+        return f"{self.uri}traces/"
 
     @property
     def agent_url(self) -> str:

@@ -26,6 +26,7 @@ from sluice_cli.local.layout import (
     Layout,
     checkout,
 )
+from sluice_cli.local.storage import start_storage
 from sluice_devcluster.access import service_account_kubeconfig
 from sluice_devcluster.files import write_atomic
 from sluice_devcluster.kubectl import find_kubectl
@@ -80,9 +81,12 @@ class Stack:
     def up(self) -> None:
         """Start what does not run. Raises StackError, InstallError, ExampleError or DevClusterError."""
         self.layout.logs.mkdir(parents=True, exist_ok=True)
-        with self.reporter.stage("prepare the storefront's base model") as stage:
-            example.prepare(self.layout, stage.update)
         self._sweep()
+        if self.layout.bucket:
+            with self.reporter.stage("start the S3 server"):
+                start_storage(self.layout, self.reporter)
+        with self.reporter.stage("prepare the storefront's base model") as stage:
+            example.furnish(self.layout.uri, stage.update)
         with self.reporter.stage("start Ray"):
             ray = self._start_ray()
         with self.reporter.stage("install CRDs, roles and the compute profile"):
@@ -93,7 +97,7 @@ class Stack:
                 "maxWorkers": 2,
                 "env": {"SLUICE_TRAIN_CPUS_PER_WORKER": "2"},
             }
-            install(self.kubectl, self.environment, {"cpu": profile})
+            install(self.kubectl, self.environment, dict.fromkeys(("cpu", "evaluator"), profile))
         with self.reporter.stage("start the operator"):
             self._start_operator(ray["token"])
         with self.reporter.stage("start the storefront agent"):
@@ -148,7 +152,7 @@ class Stack:
         )
         command = [
             *(sys.executable, "-P", "-m", "storefront.service"),
-            *("--port", str(self.layout.agent_port), "--root", self.layout.uri, "--traces", str(self.layout.traces)),
+            *("--port", str(self.layout.agent_port), "--root", self.layout.uri, "--traces", self.layout.traces),
             *("--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE, "--config-map", ROUTER_CONFIG_MAP),
             *("--cache", str(self.layout.state / "models"), "--threads", "1"),
         ]

@@ -8,29 +8,16 @@ there already stays, so it can be run again. It ends with 1 when something could
 """
 
 import argparse
-import contextlib
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
-from sluice_api.contracts.base import ModelRef
-from sluice_api.contracts.models import Channel
-from sluice_api.instants import format_instant
-from sluice_artifacts import (
-    ArtifactError,
-    ConflictError,
-    digest_tree,
-    join,
-    move_channel,
-    open_store,
-)
-from sluice_cli.local.example import ExampleError, base_model, storefront_environment
-from sluice_devcluster.files import cache_home
+from sluice_artifacts import ArtifactError, join, open_store
+from sluice_cli.local.example import STABLE, ExampleError, furnish, run_storefront, storefront_environment
 
 FIRST_RUNS = 240
 """Runs whose traces become the first dataset."""
@@ -38,47 +25,8 @@ FIRST_SEED = 50_000
 """Seed of the first of their tasks: the base model's demonstrations lie below."""
 SUITE_TASKS = 120
 """Tasks of the evaluation."""
-STABLE = "stable"
-"""Channel that serves production."""
 _READY_S = 120.0
 """Seconds within which the agent must have loaded its weights."""
-
-
-class FurnishError(RuntimeError):
-    """A program of the storefront failed; the message ends with what it said."""
-
-
-def furnish_model(root: str) -> ModelRef:
-    """Put base model, suite and the channel `stable` below the artifact root, where they are not there yet.
-
-    Raises:
-        ArtifactError: the storage refuses.
-        ExampleError, FurnishError: model or suite could not be made.
-    """
-    folder = base_model(cache_home() / "storefront", lambda line: None)
-    digest, store = digest_tree(folder), open_store(root)
-    base = ModelRef(uri=join(root, "base") + "/", digest=digest)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        target = join(base.uri, path.relative_to(folder).as_posix())
-        if not store.exists(target):
-            store.upload(path, target)
-    suite = join(root, "suites", "storefront.json")
-    if not store.exists(suite):
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "storefront.json"
-            _run_storefront("tasks", "--output", str(path), "--count", str(SUITE_TASKS))
-            store.upload(path, suite)
-    channel = Channel(
-        name=STABLE,
-        digest=digest,
-        base_model=base,
-        changed_by="furnish",
-        changed_at=format_instant(datetime.now(UTC)),
-    )
-    # A channel that is there names something already, and keeps it.
-    with contextlib.suppress(ConflictError):
-        move_channel(root, channel, etag=None)
-    return base
 
 
 def furnish_traces(root: str, *, runs: int) -> int:
@@ -88,13 +36,13 @@ def furnish_traces(root: str, *, runs: int) -> int:
 
     Raises:
         ArtifactError: the storage refuses.
-        FurnishError: the agent did not come up, or left a request unanswered.
+        ExampleError: the agent did not come up, or left a request unanswered.
     """
     traces = join(root, "traces") + "/"
     if next(iter(open_store(root).list(traces)), None) is not None:
         return 0
     with _agent(root, traces) as url:
-        _run_storefront("fleet", "--url", url, "--runs", str(runs), "--first-seed", str(FIRST_SEED))
+        run_storefront("fleet", "--url", url, "--runs", str(runs), "--first-seed", str(FIRST_SEED))
     return runs
 
 
@@ -113,18 +61,11 @@ def _agent(root: str, traces: str) -> Iterator[str]:
                 deadline = time.monotonic() + _READY_S
                 while not port_file.exists():
                     if process.poll() is not None or time.monotonic() > deadline:
-                        raise FurnishError(f"the storefront agent did not come up:\n{log.read_text()[-2000:]}")
+                        raise ExampleError(f"the storefront agent did not come up:\n{log.read_text()[-2000:]}")
                     time.sleep(0.1)
                 yield f"http://127.0.0.1:{port_file.read_text().strip()}"
             finally:
                 process.terminate()
-
-
-def _run_storefront(module: str, *arguments: str) -> None:
-    command = [sys.executable, "-P", "-m", f"storefront.{module}", *arguments]
-    done = subprocess.run(command, env=storefront_environment(), text=True, capture_output=True, check=False)
-    if done.returncode != 0:
-        raise FurnishError(f"storefront.{module} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-2000:]}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,11 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     root = arguments.root.rstrip("/") + "/"
     try:
-        base = furnish_model(root)
+        base = furnish(root, print, tasks=SUITE_TASKS)
         print(f"base model, suite and channel {STABLE}: {base.uri}, {base.digest}")
         served = furnish_traces(root, runs=arguments.runs)
         print(f"traces of {served} runs: {root}traces/" if served else f"traces are there already: {root}traces/")
-    except (ArtifactError, ExampleError, FurnishError) as error:
+    except (ArtifactError, ExampleError) as error:
         print(f"furnish: {error}", file=sys.stderr)
         return 1
     return 0
