@@ -13,6 +13,7 @@ import shoppers
 from installation import ROOT
 from prometheus_server import PrometheusServer
 from site_view import conditions, reaching
+from sluice_api.cohorts import candidate_cohorts, cohort_of
 
 REQUESTS = 3000
 """Requests of one measurement of the share: at 5 % its 99.9 % interval is about 1.3 points either side."""
@@ -20,6 +21,8 @@ RATE = 6.0
 """Shoppers per second, a load that two cores serve beside everything else."""
 WATCHED_S = 15.0
 """Seconds for which the gateway is asked on after an abort: three times as long as it may take."""
+TENANTS = [f"tenant-{number}" for number in range(200)]
+"""Keys that must stay with their arm."""
 SEEDS = iter(range(200_000, 900_000, 50_000))
 """First seeds of the batches of shoppers."""
 
@@ -101,6 +104,15 @@ def until_weight(sluice, name, weight, *, timeout_s=900):
     sluice.until(there, wish=f"{name} has weight {weight}", timeout_s=timeout_s, told=told)
 
 
+def assert_keys_stick(gateway, sluice, weight):
+    """Check that each key is served by the arm of its cohort, however often it comes."""
+    rollout = sluice.get("shadowrollout", "storefront")
+    served = candidate_cohorts(weight, rollout["metadata"]["uid"])
+    expected = {key: "candidate" if cohort_of(key) in served else "baseline" for key in TENANTS}
+    for _ in range(3):
+        assert shoppers.arms_of(gateway, TENANTS, header=rollout["spec"]["traffic"]["cohortHeader"]) == expected
+
+
 def test_the_candidate_is_better_than_the_champion_on_the_same_tasks(evaluated):
     assert evaluated["comparison"]["verdict"] == "Better", evaluated
     assert evaluated["summary"]["passRate"] > evaluated["baselineSummary"]["passRate"]
@@ -132,6 +144,7 @@ def test_traffic_climbs_at_the_gateway_as_measured_and_the_candidate_is_promoted
             share = shoppers.measure(gateway, requests=REQUESTS)
             assert share.failed == 0
             assert share.fits(weight), (weight, share.interval)
+            assert_keys_stick(gateway, sluice, weight)
             pause(sluice, "storefront", False)
         status = sluice.until_phase("shadowrollout", "storefront", "Completed", "RolledBack", "Stalled", timeout_s=900)
     assert status["phase"] == "Completed", status

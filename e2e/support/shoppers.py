@@ -5,12 +5,13 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
 
+from sluice_api.cohorts import cohort_of
 from storefront.fleet import FleetConfig, FleetReport, request_of, run_fleet
 
 HOST = "agent.example.com"
@@ -80,9 +81,27 @@ def measure(url: str, *, requests: int, host: str = HOST, concurrency: int = 8) 
     return Share(requests=requests, candidate=counts["candidate"], failed=counts["failed"])
 
 
-async def _variant(client: httpx.AsyncClient, url: str) -> str:
+def arms_of(url: str, keys: Sequence[str], *, header: str, host: str = HOST, concurrency: int = 8) -> dict[str, str]:
+    """Ask the agent's health page once for each key, with its cohort in a header, and return who answered."""
+    arms: dict[str, str] = {}
+
+    async def play() -> None:
+        left = iter(keys)
+        async with httpx.AsyncClient(timeout=30.0, limits=LIMITS, trust_env=False, headers={"Host": host}) as client:
+
+            async def ask() -> None:
+                for key in left:
+                    arms[key] = await _variant(client, url, {header: str(cohort_of(key))})
+
+            await asyncio.gather(*(ask() for _ in range(concurrency)))
+
+    asyncio.run(play())
+    return arms
+
+
+async def _variant(client: httpx.AsyncClient, url: str, headers: Mapping[str, str] | None = None) -> str:
     try:
-        answer = await client.get(f"{url}/healthz")
+        answer = await client.get(f"{url}/healthz", headers=headers)
         return str(answer.json()["variant"]) if answer.status_code == 200 else "failed"
     except (httpx.HTTPError, ValueError, KeyError):
         return "failed"

@@ -45,6 +45,7 @@ class Remove:
 GUARD = {"name": "errors", "query": "sum(errors)", "max": 0.01}
 BACKENDS = {"stable": {"service": "a", "port": 80}, "candidate": {"service": "b", "port": 80}}
 ADOPTED = {"router": "httpRoute", "adopt": "shop", **BACKENDS}
+ROUTED = {"router": "httpRoute", "parentRefs": [{"name": "gateway"}], **BACKENDS}
 
 BAD = [
     ("tracedataset", "spec.source.uri", "ftp://traces/", "spec.source.uri"),
@@ -132,6 +133,9 @@ BAD = [
     ("shadowrollout", "spec.steps.0", {"weight": 0, "shadow": {"mirror": 0}}, "mirror"),
     ("shadowrollout", "spec.steps.0", {"weight": 0, "shadow": {"mirror": 9}}, "only spec.traffic.router httpRoute"),
     ("shadowrollout", "spec.traffic", {"router": "httpRoute", **BACKENDS}, "parentRefs (or adopt)"),
+    ("shadowrollout", "spec.traffic", ADOPTED | {"cohortHeader": "X-Cohort"}, "spec.traffic.cohortHeader needs router"),
+    ("shadowrollout", "spec.traffic", {"cohortHeader": "X-Cohort"}, "spec.traffic.cohortHeader needs router"),
+    ("shadowrollout", "spec.traffic", ROUTED | {"cohortHeader": "X Cohort"}, "spec.traffic.cohortHeader"),
     ("shadowrollout", "spec.traffic", ADOPTED | {"hostnames": ["a.b"]}, "leave out parentRefs and hostnames"),
     ("shadowrollout", "spec.traffic", ADOPTED | {"candidate": BACKENDS["stable"]}, "the same Service and port"),
     ("shadowrollout", "spec.stable.root", Remove, "spec.stable.root"),

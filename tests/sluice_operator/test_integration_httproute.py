@@ -1,6 +1,7 @@
 """HTTPRoutes on a real API server with the Gateway API's own CRD: shared, taken over, adopted, mirrored."""
 
 import asyncio
+import json
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from faultproxy import FaultProxy
 from manifests_for_tests import STABLE_DIGEST, chain, rollout
 from operators import await_crds, proxied, until
+from sluice_api.cohorts import candidate_cohorts
 from sluice_api.contracts.base import ArtifactRef, ModelRef
 from sluice_api.contracts.models import Channel
 from sluice_devcluster.gotools import gateway_api_crds
@@ -96,6 +98,63 @@ async def test_rollouts_of_one_host_share_one_route_one_after_the_other(place, a
     view = await router.read(second)
     assert (view.weight, view.candidate_digest, view.problem) == (0, "", RouterProblem.NOT_ACCEPTED)
     assert weights(place, name) == [[100]]
+
+
+def arms_by_cohort(spec, header):
+    """Return who serves each cohort, by the matches of a route."""
+    arms = {}
+    for rule in spec["rules"]:
+        for match in rule["matches"]:
+            for named in match.get("headers", ()):
+                assert (named["type"], named["name"]) == ("Exact", header)
+                assert len(rule["matches"]) <= 64
+                arms[int(named["value"])] = rule["backendRefs"][0]["name"]
+    return arms
+
+
+@pytest.mark.parametrize("salt", ["", "checkout"])
+async def test_cohorts_stay_with_their_arm_and_the_weight_says_how_many_go(place, api, salt):
+    place.apply(
+        rollout(
+            place.uri, "sticky", traffic=OWN | {"cohortHeader": "X-Cohort"}, assignment={"key": "run", "salt": salt}
+        )
+    )
+    sticky = MODELS["ShadowRollout"].model_validate(place.get("shadowrollout", "sticky"))
+    router, name = HTTPRouteRouter(api), http_route_name(sticky)
+    before = set()
+    for weight, rules in ((1, 4), (36, 3), (80, 4), (99, 4)):
+        await router.write(sticky, to(place, weight))
+        view = await router.read(sticky)
+        assert (view.weight, view.problem) == (weight, RouterProblem.NOT_ACCEPTED)
+        spec = place.get("httproute", name)["spec"]
+        assert [ref["weight"] for ref in spec["rules"][0]["backendRefs"]] == [100 - weight, weight]
+        assert len(spec["rules"]) == rules
+        arms = arms_by_cohort(spec, "X-Cohort")
+        served = {cohort for cohort, arm in arms.items() if arm == CANDIDATE_SERVICE["service"]}
+        assert set(arms) == set(range(100))
+        assert served == candidate_cohorts(weight, salt or sticky.uid)
+        assert before < served
+        before = served
+    for weight in (100, 0):
+        await router.write(sticky, to(place, weight))
+        assert (await router.read(sticky)).problem is RouterProblem.NOT_ACCEPTED
+        assert weights(place, name) == [[100 - weight, weight]]
+    second = applied(place, "second", OWN)
+    assert not (await router.read(second)).exists
+
+
+async def test_a_cohort_that_somebody_sends_elsewhere_is_a_foreign_edit(place, api):
+    sticky = applied(place, "sticky", OWN | {"cohortHeader": "X-Cohort"})
+    router = HTTPRouteRouter(api)
+    await router.write(sticky, to(place, 5))
+    spec = place.get("httproute", http_route_name(sticky))["spec"]
+    spec["rules"][1]["matches"].pop()
+    place.kubectl(
+        *("-n", place.namespace, "patch", "httproute", http_route_name(sticky)),
+        *("--type=merge", "-p", json.dumps({"spec": {"rules": spec["rules"]}})),
+    )
+    view = await router.read(sticky)
+    assert (view.weight, view.problem) == (5, RouterProblem.FOREIGN_EDIT)
 
 
 async def test_deleting_a_rollout_never_takes_the_route_of_production_along(place, api):

@@ -36,6 +36,8 @@ NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 ObjectName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, min_length=1, max_length=63)]
 """Name of an object in the same namespace."""
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", min_length=1, max_length=64)]
+"""Name of a request header."""
 Uri = Annotated[str, StringConstraints(pattern=r"^(s3|file|hf|https?)://.+", max_length=1024)]
 """A place: `s3://`, `file://`, `hf://` or, for endpoints, `http(s)://`."""
 StorageUri = Annotated[str, StringConstraints(pattern=r"^(s3|file)://.+", max_length=1024)]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sluice_api.v1alpha1.common import ApiModel, ObjectName, ShortText, rule, validations
+from sluice_api.v1alpha1.common import ApiModel, HeaderName, ObjectName, ShortText, rule, validations
 
 
 class Assignment(ApiModel):
@@ -53,6 +53,11 @@ class Traffic(ApiModel):
     candidate: Backend | None = None
     """Service that serves the candidate. Router `httpRoute` only."""
 
+    cohort_header: HeaderName | None = None
+    """Request header by which keys stick at the gateway: its sender puts there the cohort of its tenant or run, 0 to
+    99 (`sluice_api.cohorts`), and the candidate gets as many cohorts as the weight says. Requests without it are spread
+    one by one. Router `httpRoute` with a route of the operator's own only."""
+
     model_config = ApiModel.model_config | {
         "json_schema_extra": validations(
             rule(
@@ -65,6 +70,11 @@ class Traffic(ApiModel):
                 "(!has(self.hostnames) || size(self.hostnames) == 0))",
                 "spec.traffic.adopt takes gateways and host names from the route that it names: leave out parentRefs "
                 "and hostnames",
+            ),
+            rule(
+                "!has(self.cohortHeader) || (self.router == 'httpRoute' && !has(self.adopt))",
+                "spec.traffic.cohortHeader needs router httpRoute with a route of the operator's own: with router "
+                "configMap keys stick by themselves, and an adopted route keeps its own rules",
             ),
             rule(
                 "!has(self.stable) || !has(self.candidate) || self.stable.service != self.candidate.service || "

@@ -6,14 +6,16 @@ owner reference, because garbage collection must never remove the only route of 
 by its labels.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from sluice_api.cohorts import COHORTS, candidate_cohorts
 from sluice_api.contracts.rollout import DRY_RUN_HEADER
 from sluice_api.contracts.trace import Variant
 from sluice_api.v1alpha1 import ShadowRollout
 from sluice_api.v1alpha1.shadowrollout_traffic import Backend, Traffic
 from sluice_operator.decisions.base import SetRoute
-from sluice_operator.manifests.configmap import check_route, traffic_of
+from sluice_operator.manifests.configmap import assignment_of, check_route, traffic_of
 from sluice_operator.manifests.naming import owner_labels, route_name
 
 ANNOTATION_STABLE = "sluice.dev/stable-digest"
@@ -26,6 +28,10 @@ ANNOTATION_ROLLOUT = "sluice.dev/rollout"
 """UID of the rollout that last set the weights of an adopted route."""
 ANNOTATION_WEIGHT = "sluice.dev/weight"
 """Candidate's weight as it was last set on an adopted route."""
+EVERYTHING: Mapping[str, Any] = {"path": {"type": "PathPrefix", "value": "/"}}
+"""A match of every request."""
+MATCHES_PER_RULE = 64
+"""Matches that the Gateway API allows in one rule; in a whole route it allows 127."""
 
 
 def http_route_name(rollout: ShadowRollout) -> str:
@@ -36,8 +42,11 @@ def http_route_name(rollout: ShadowRollout) -> str:
     )
 
 
-def route_spec(traffic: Traffic, *, weight: int, candidate: bool, mirror: int = 0) -> dict[str, Any]:
+def route_spec(traffic: Traffic, *, weight: int, candidate: bool, mirror: int = 0, salt: str = "") -> dict[str, Any]:
     """Return the spec of a route, exactly as the API server gives it back: its defaults are spelled out.
+
+    The first rule has the weights. Where `spec.traffic.cohortHeader` names a header, further ones send each cohort to
+    its arm (`sluice_api.cohorts`, by `salt`); at 0 and 100 the weights alone do.
 
     Raises:
         ValueError: the traffic lacks gateways or backends.
@@ -47,9 +56,11 @@ def route_spec(traffic: Traffic, *, weight: int, candidate: bool, mirror: int = 
     backends = [backend_ref(traffic.stable, 100 - weight)]
     if candidate:
         backends.append(backend_ref(traffic.candidate, weight))
-    rule: dict[str, Any] = {"matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "backendRefs": backends}
+    rules: list[dict[str, Any]] = [{"matches": [dict(EVERYTHING)], "backendRefs": backends}]
     if mirror:
-        rule["filters"] = mirror_filters(traffic.candidate, mirror)
+        rules[0]["filters"] = mirror_filters(traffic.candidate, mirror)
+    if traffic.cohort_header and 0 < weight < 100:
+        rules += cohort_rules(traffic.cohort_header, traffic.stable, traffic.candidate, weight=weight, salt=salt)
     spec: dict[str, Any] = {
         "parentRefs": [
             {
@@ -60,11 +71,33 @@ def route_spec(traffic: Traffic, *, weight: int, candidate: bool, mirror: int = 
             }
             for ref in traffic.parent_refs
         ],
-        "rules": [rule],
+        "rules": rules,
     }
     if traffic.hostnames:
         spec["hostnames"] = list(traffic.hostnames)
     return spec
+
+
+def cohort_rules(header: str, stable: Backend, candidate: Backend, *, weight: int, salt: str) -> list[dict[str, Any]]:
+    """Return the rules that send each cohort to its arm; a match of path and header goes before one of the path alone.
+
+    Args:
+        header: request header that names the cohort.
+        stable: serves the cohorts that the candidate does not.
+        candidate: serves the cohorts of `weight` and `salt`.
+        weight: the candidate's share in per cent.
+        salt: of the rollout's assignment.
+    """
+    served = candidate_cohorts(weight, salt)
+    arms = [(candidate, sorted(served)), (stable, sorted(set(range(COHORTS)) - served))]
+    rules: list[dict[str, Any]] = []
+    for backend, cohorts in arms:
+        for start in range(0, len(cohorts), MATCHES_PER_RULE):
+            chunk = cohorts[start : start + MATCHES_PER_RULE]
+            named = [{"type": "Exact", "name": header, "value": str(cohort)} for cohort in chunk]
+            matches = [{**EVERYTHING, "headers": [each]} for each in named]
+            rules.append({"matches": matches, "backendRefs": [backend_ref(backend, 100)]})
+    return rules
 
 
 def http_route(rollout: ShadowRollout, route: SetRoute) -> dict[str, Any]:
@@ -90,7 +123,11 @@ def http_route(rollout: ShadowRollout, route: SetRoute) -> dict[str, Any]:
             },
         },
         "spec": route_spec(
-            traffic_of(rollout), weight=route.weight, candidate=candidate is not None, mirror=route.mirror
+            traffic_of(rollout),
+            weight=route.weight,
+            candidate=candidate is not None,
+            mirror=route.mirror,
+            salt=assignment_of(rollout).salt,
         ),
     }
 

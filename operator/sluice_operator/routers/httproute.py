@@ -15,7 +15,7 @@ from sluice_api.v1alpha1 import ShadowRollout
 from sluice_operator.cluster import Cluster
 from sluice_operator.decisions.base import RouterProblem, RouteView, SetRoute
 from sluice_operator.errors import ClusterError
-from sluice_operator.manifests.configmap import traffic_of
+from sluice_operator.manifests.configmap import assignment_of, traffic_of
 from sluice_operator.manifests.httproute import (
     ANNOTATION_CANDIDATE,
     ANNOTATION_STABLE,
@@ -90,7 +90,7 @@ def view_of(raw: Mapping[str, Any], rollout: ShadowRollout) -> RouteView:
     traffic = traffic_of(rollout)
     try:
         known = [
-            route_spec(traffic, weight=weight, candidate=candidate, mirror=mirror)
+            route_spec(traffic, weight=weight, candidate=candidate, mirror=mirror, salt=assignment_of(rollout).salt)
             for candidate in (True, False)
             if candidate or not (weight or mirror)
         ]
