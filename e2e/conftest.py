@@ -85,8 +85,9 @@ def dataset(production: Site) -> Site:
 
 @pytest.fixture(scope="session")
 def trained(dataset: Site) -> Mapping[str, Any]:
-    """Status of the run of `examples/finetunerun.yaml`, which has succeeded."""
-    dataset.apply(*shop.example("finetunerun.yaml"))
+    """Status of the run of `examples/finetunerun.yaml`, which has succeeded; the damaged one trains beside it."""
+    damaged = (each for each in shop.example("damaged.yaml") if each["kind"] == "FineTuneRun")
+    dataset.apply(*shop.example("finetunerun.yaml"), *damaged)
     status = dataset.until_phase("finetunerun", "storefront-a1", "Succeeded", "Failed", "Stalled", timeout_s=900)
     assert status["phase"] == "Succeeded", status
     return status

@@ -5,21 +5,30 @@ import pytest
 import runs
 from site_view import conditions
 
+ROLES = ("head", "worker")
 
-@pytest.mark.parametrize("role", ["head", "worker"])
-def test_a_run_whose_pod_is_killed_resumes_from_its_checkpoint(sluice, dataset, role):
-    name = f"killed-{role}"
-    sluice.apply(runs.run(name, optimizer=runs.LONG))
-    runs.until_step(sluice, name, 50)
-    (pod,) = runs.pods_of(sluice, name, role)
-    sluice.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
-    status = sluice.until_phase("finetunerun", name, "Succeeded", "Failed", "Stalled", timeout_s=900)
+
+@pytest.fixture(scope="module")
+def killed(sluice, dataset):
+    """Names of two runs, of which one lost its head's pod half-way and the other its worker's."""
+    names = {role: f"killed-{role}" for role in ROLES}
+    sluice.apply(*(runs.run(name, optimizer=runs.LONG) for name in names.values()))
+    for role, name in names.items():
+        runs.until_step(sluice, name, 50)
+        (pod,) = runs.pods_of(sluice, name, role)
+        sluice.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0")
+    yield names
+    runs.remove(sluice, *names.values())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_run_whose_pod_is_killed_resumes_from_its_checkpoint(sluice, killed, role):
+    status = sluice.until_phase("finetunerun", killed[role], "Succeeded", "Failed", "Stalled", timeout_s=900)
     assert status["phase"] == "Succeeded", status
     # KubeRay makes a lost pod anew, and submits a job again that a new head does not know: then one attempt is enough.
     classes = {each["failure"]["class"] for each in status["attempts"] if each.get("failure")}
     assert classes <= {"NodeLost", "Preempted", "Infrastructure", "Unknown"}, status["attempts"]
     assert status["attempts"][-1]["resumedFromStep"] >= 20, status["attempts"]
-    runs.remove(sluice, name)
 
 
 def test_an_image_that_cannot_be_pulled_is_named(sluice, dataset):

@@ -184,7 +184,6 @@ def test_an_aborted_rollout_is_at_zero_within_five_seconds_and_no_request_fails(
 
 
 def test_a_damaged_candidate_is_taken_back_and_the_alert_fires(gateway, prometheus, trained, sluice, storage, base):
-    sluice.apply(*(each for each in shop.example("damaged.yaml") if each["kind"] == "FineTuneRun"))
     status = sluice.until_phase("finetunerun", "storefront-damaged", "Succeeded", "Failed", "Stalled", timeout_s=900)
     assert status["phase"] == "Succeeded", status
     before = shop.stable_digest()

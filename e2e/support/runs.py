@@ -7,7 +7,7 @@ from site_view import Manifest, Site
 
 QUICK = {"maxSteps": 40, "tokensPerStep": 4096, "learningRate": 4.0e-3, "schedule": "cosine", "warmupRatio": 0.05}
 """Forty optimizer steps: enough to be good, seconds to compute."""
-LONG = {**QUICK, "maxSteps": 200, "tokensPerStep": 2048}
+LONG = {**QUICK, "maxSteps": 140, "tokensPerStep": 2048}
 """Long enough to be interrupted half-way."""
 
 
