@@ -15,7 +15,7 @@ import shop
 import shoppers
 from cluster_under_test import ClusterUnderTest, cluster_under_test
 from collecting import collect
-from furnish import SUITE_TASKS
+from furnish import FIRST_RUNS, FIRST_SEED, SUITE_TASKS
 from installation import ROOT, SYSTEM, WORKLOAD, Storage
 from site_view import Site
 from sluice_api.contracts.base import ModelRef
@@ -23,10 +23,6 @@ from sluice_cli.local.example import furnish
 
 FAILURES = ROOT / "build" / "e2e"
 """Folder of what was collected."""
-FIRST_RUNS = 240
-"""Runs of the base agent before the first dataset."""
-FIRST_SEED = 50_000
-"""Seed of the first of their tasks: the base model's demonstrations lie below."""
 
 
 @pytest.fixture(scope="session")

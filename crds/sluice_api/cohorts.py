@@ -12,14 +12,22 @@ COHORTS: Final = 100
 """Cohorts that keys are spread over: a share is honoured to a per cent."""
 
 
+def place_of(text: str, places: int) -> int:
+    """Return where a text falls when texts are spread evenly over so many places, in [0, places).
+
+    It is the first four bytes of SHA-1 over the text in UTF-8, read big-endian, modulo `places`. The hash spreads
+    texts; nothing secret rests on it.
+    """
+    digest = hashlib.sha1(text.encode(errors="surrogatepass"), usedforsecurity=False).digest()
+    return int.from_bytes(digest[:4], "big") % places
+
+
 def cohort_of(key: str) -> int:
     """Return the cohort of a key, a tenant's or a run's say, in [0, 100): what its sender puts into the header.
 
-    It is the first four bytes of SHA-1 over the key in UTF-8, read big-endian, modulo 100; easily had in any language.
-    The hash spreads keys; nothing secret rests on it.
+    It is the key's place among a hundred (`place_of`), easily had in any language.
     """
-    digest = hashlib.sha1(key.encode(errors="surrogatepass"), usedforsecurity=False).digest()
-    return int.from_bytes(digest[:4], "big") % COHORTS
+    return place_of(key, COHORTS)
 
 
 def candidate_cohorts(weight: int, salt: str) -> frozenset[int]:

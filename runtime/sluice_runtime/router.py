@@ -1,8 +1,8 @@
 """Which arm of a rollout serves a run: sticky, repeatable, and without any state to share between agents."""
 
-import hashlib
 import math
 
+from sluice_api.cohorts import place_of
 from sluice_api.contracts.trace import Variant
 
 BUCKETS = 10_000
@@ -42,11 +42,9 @@ class ShadowRouter:
     def bucket(self, key: str) -> float:
         """Return a key's place in per cent, in [0, 100), in steps of a hundredth.
 
-        It is the first four bytes of SHA-1 over `salt:key`, read big-endian, modulo 10000, by 100. The hash spreads
-        keys; nothing secret rests on it.
+        It is the place of `salt:key` among ten thousand (`sluice_api.cohorts.place_of`), by 100.
         """
-        digest = hashlib.sha1(f"{self._salt}:{key}".encode(errors="surrogatepass"), usedforsecurity=False).digest()
-        return int.from_bytes(digest[:4], "big") % BUCKETS / 100
+        return place_of(f"{self._salt}:{key}", BUCKETS) / 100
 
     def route(self, key: str | None) -> Variant:
         """Return the arm of a key: `baseline` or `candidate`.
