@@ -1,7 +1,6 @@
 """`sluice cluster`: the development cluster; without a node, with Sluice and its storage beside it, or `--bare`."""
 
 import argparse
-import json
 import shlex
 import sys
 from typing import Any
@@ -72,6 +71,7 @@ def _storage(cluster_storage: Any) -> Any:
     def handler(arguments: argparse.Namespace) -> int:
         from sluice_cli.local.layout import Layout
         from sluice_cli.local.storage import ensure_bucket, storage_access
+        from sluice_devcluster.commands import print_variables
         from sluice_devcluster.errors import DevClusterError
 
         layout = Layout.by_name(arguments.name)
@@ -84,7 +84,7 @@ def _storage(cluster_storage: Any) -> Any:
             except DevClusterError as error:
                 print(f"sluice cluster: {error}", file=sys.stderr)
                 return EXIT_FAILED
-        print(json.dumps(access, indent=2) if arguments.json else "\n".join(f"{k}={v}" for k, v in access.items()))
+        print_variables(access, as_json=arguments.json)
         return 0
 
     return handler

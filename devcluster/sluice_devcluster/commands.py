@@ -9,7 +9,7 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +190,16 @@ def _storage(arguments: argparse.Namespace, chosen: ProviderName, provider: Prov
     access = s3store.root_access(node)
     if arguments.bucket:
         s3store.ensure_bucket(node, arguments.bucket)
-    environment = access.environment()
-    if arguments.json:
-        _print_json(environment)
-    else:
-        print("\n".join(f"{key}={value}" for key, value in environment.items()))
+    print_variables(access.environment(), as_json=arguments.json)
     return 0
+
+
+def print_variables(variables: Mapping[str, str], *, as_json: bool) -> None:
+    """Print environment variables: a line each, as env files have them, or JSON."""
+    if as_json:
+        _print_json(variables)
+    else:
+        print("\n".join(f"{key}={value}" for key, value in variables.items()))
 
 
 def _status(arguments: argparse.Namespace, _: ProviderName, provider: Provider) -> int:
@@ -230,5 +234,5 @@ def _print_table(components: tuple[Component, ...]) -> None:
         print("  ".join([*cells, row[3]]))
 
 
-def _print_json(content: dict[str, Any]) -> None:
+def _print_json(content: Mapping[str, Any]) -> None:
     print(json.dumps(content, indent=2, default=str))

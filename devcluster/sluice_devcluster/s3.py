@@ -20,6 +20,19 @@ _READY_S = 30.0
 _HEALTH = "/healthz"
 
 
+def client_environment(endpoint_url: str, access_key: str, secret_key: str, region: str) -> dict[str, str]:
+    """Variables by which every AWS client finds a server and its keys."""
+    return {
+        "AWS_ENDPOINT_URL_S3": endpoint_url,
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_DEFAULT_REGION": region,
+        "AWS_REGION": region,
+        # Without this, botocore asks the cloud's metadata service for what is not set.
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
 class S3Server:
     """versitygw on a free loopback port.
 
@@ -64,15 +77,7 @@ class S3Server:
 
     def env(self) -> dict[str, str]:
         """Variables by which every AWS client finds the server and its keys."""
-        return {
-            "AWS_ENDPOINT_URL_S3": self.endpoint_url,
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_DEFAULT_REGION": self.region,
-            "AWS_REGION": self.region,
-            # Without this, botocore asks the cloud's metadata service for what is not set.
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return client_environment(self.endpoint_url, self.access_key, self.secret_key, self.region)
 
     def start(self, *, owner: str, log: Path) -> None:
         """Start it over the folder that was given, to outlive this process.

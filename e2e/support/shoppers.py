@@ -65,38 +65,32 @@ def served_by(url: str, *, seed: int, host: str = HOST) -> str:
 
 def measure(url: str, *, requests: int, host: str = HOST, concurrency: int = 8) -> Share:
     """Ask the agent's health page that often and count who answers."""
-    counts: Counter[str] = Counter()
-
-    async def play() -> None:
-        left = iter(range(requests))
-        async with httpx.AsyncClient(timeout=30.0, limits=LIMITS, trust_env=False, headers={"Host": host}) as client:
-
-            async def ask() -> None:
-                for _ in left:
-                    counts[await _variant(client, url)] += 1
-
-            await asyncio.gather(*(ask() for _ in range(concurrency)))
-
-    asyncio.run(play())
+    counts = Counter(_variants(url, [{}] * requests, host=host, concurrency=concurrency))
     return Share(requests=requests, candidate=counts["candidate"], failed=counts["failed"])
 
 
 def arms_of(url: str, keys: Sequence[str], *, header: str, host: str = HOST, concurrency: int = 8) -> dict[str, str]:
     """Ask the agent's health page once for each key, with its cohort in a header, and return who answered."""
-    arms: dict[str, str] = {}
+    asked = [{header: str(cohort_of(key))} for key in keys]
+    return dict(zip(keys, _variants(url, asked, host=host, concurrency=concurrency), strict=True))
+
+
+def _variants(url: str, asked: Sequence[Mapping[str, str]], *, host: str, concurrency: int) -> list[str]:
+    """Send a request with each of these headers, and return who answered each."""
+    answers = [""] * len(asked)
 
     async def play() -> None:
-        left = iter(keys)
+        left = iter(enumerate(asked))
         async with httpx.AsyncClient(timeout=30.0, limits=LIMITS, trust_env=False, headers={"Host": host}) as client:
 
             async def ask() -> None:
-                for key in left:
-                    arms[key] = await _variant(client, url, {header: str(cohort_of(key))})
+                for place, headers in left:
+                    answers[place] = await _variant(client, url, headers)
 
             await asyncio.gather(*(ask() for _ in range(concurrency)))
 
     asyncio.run(play())
-    return arms
+    return answers
 
 
 async def _variant(client: httpx.AsyncClient, url: str, headers: Mapping[str, str] | None = None) -> str:

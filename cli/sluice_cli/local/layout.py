@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import sluice_cli
-from sluice_devcluster.files import cache_home
 from sluice_devcluster.providers import clusters_home
 
 NAMESPACE = "default"
@@ -67,11 +66,6 @@ class Layout:
     def logs(self) -> Path:
         """Log files."""
         return self.state / "logs"
-
-    @property
-    def base_cache(self) -> Path:
-        """Base models, by the hash of the code that makes them."""
-        return cache_home() / "storefront"
 
     @property
     def bucket(self) -> str:

@@ -15,6 +15,7 @@ from sluice_devcluster.node.objects import NAMESPACE, node_service
 from sluice_devcluster.node.sandbox import Sandbox, run_command
 from sluice_devcluster.node.service import Service, http_health
 from sluice_devcluster.reporting import Reporter
+from sluice_devcluster.s3 import client_environment
 
 PORT = 9000
 REGION = "us-east-1"
@@ -35,14 +36,8 @@ class Access:
 
     def environment(self, *, inside: bool = False) -> dict[str, str]:
         """Variables by which every AWS client finds the server; ``inside`` a pod by the Service's name."""
-        return {
-            "AWS_ENDPOINT_URL_S3": self.service_url if inside else self.endpoint_url,
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        url = self.service_url if inside else self.endpoint_url
+        return client_environment(url, self.access_key, self.secret_key, REGION)
 
 
 def root_access(node: Node) -> Access:
