@@ -12,11 +12,11 @@ from sluice_api.contracts.dataset import SftRow
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.attention import IMPLEMENTATION
+from sluice_trainer.fitting import planned, too_few
 from sluice_trainer.fused import fuse
 from sluice_trainer.memory import GIB, Checkpointing, Shape, Strategy, estimate, plan_memory, strategies_for
 from sluice_trainer.model import LoraSettings, add_adapter, recompute_activations, trained_parameters
 from sluice_trainer.recipes import SftRecipe
-from sluice_trainer.session import _planned, _too_few
 from sluice_trainer.settings import check_job
 from tiny_models import sft_row, tiny_model, tiny_tokenizer
 from training_jobs import Workplace
@@ -133,16 +133,14 @@ def test_too_few_workers_for_the_plan_are_tried_again_and_never_trained_with(
 ) -> None:
     """The attempt found room for one; with the workers that were asked for, the base fits."""
     job = Workplace(tmp_path).job("elastic", workers=workers, min_workers=1, strategy=strategy, memory_bytes=14 * GIB)
-    planned = partial(_planned, job, LLAMA_8B, 4096, shared=False)
+    for_workers = partial(planned, job, LLAMA_8B, 4096, shared=False)
     with pytest.raises(WorkerError, match="needs about") as caught:
-        planned(1)
-    error = _too_few(job, 1, planned, caught.value)
+        for_workers(1)
+    error = too_few(job, 1, for_workers, caught.value)
     assert error.failure_class == FailureClass.INFRASTRUCTURE
     assert f"set minWorkers to {least}" in error.message
     hopeless = job.model_copy(update={"memory_bytes": GIB})
-    assert (
-        _too_few(hopeless, 1, partial(_planned, hopeless, LLAMA_8B, 4096, shared=False), caught.value) is caught.value
-    )
+    assert too_few(hopeless, 1, partial(planned, hopeless, LLAMA_8B, 4096, shared=False), caught.value) is caught.value
 
 
 def test_sharing_out_needs_two_workers_from_the_start(tmp_path: Path) -> None:

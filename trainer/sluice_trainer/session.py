@@ -1,8 +1,8 @@
 """One worker process from job to adapter: fetch, load, resume, train, publish. Knows nothing of Ray."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from sluice_trainer import model as models
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
 from sluice_trainer.documents import read_documents, read_pairs
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities
+from sluice_trainer.fitting import fit_memory
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
 from sluice_trainer.group import Group, shares
@@ -27,7 +28,7 @@ from sluice_trainer.hardware import TorchDevice, check_device
 from sluice_trainer.hooks import PROBING, SessionHooks
 from sluice_trainer.live import LiveModel
 from sluice_trainer.loop import LoopConfig, Trained, train
-from sluice_trainer.memory import Checkpointing, Estimate, Shape, Strategy, plan_memory, strategies_for
+from sluice_trainer.memory import Strategy
 from sluice_trainer.phases import Phases, trained_roles
 from sluice_trainer.plan import Plan, build_plan
 from sluice_trainer.publish import Provenance, publish_adapter
@@ -37,7 +38,6 @@ from sluice_trainer.rows import fetch_rows, storage_failures
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.screens import Screens
 from sluice_trainer.settings import Settings, check_job, out_of_memory_advice
-from sluice_trainer.sharding import shard
 from sluice_trainer.snapshot import Snapshot
 from sluice_trainer.surroundings import Surroundings
 from sluice_trainer.tokenise import Document, Picture
@@ -119,7 +119,7 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
     if plan.left_out:
         _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(documents or pairs))
     model = _adapted(settings, base, folder, around)
-    strategy = _fit_memory(job, model, plan, around)
+    strategy = fit_memory(job, model, plan, around)
     parameters = models.trained_parameters(model)
     sight = Sight(causal=model.get_base_model(), eyes=eyes) if eyes is not None else None
     if sight is not None:
@@ -145,58 +145,6 @@ def _pictures(plan: Plan, shown: Sequence[Document] | Sequence[Pair], group: Gro
     for step in plan.steps:
         for number, _ in shares(len(step.rows), group):
             yield [picture for each in step.rows[number] for picture in shown[each].pictures]
-
-
-def _fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> Strategy:
-    """Refuse what cannot fit, have activations computed again where they would not, and put the model in its place."""
-    width = next(model.get_base_model().parameters()).element_size()
-    planned = partial(
-        _planned,
-        job,
-        Shape.of(model, width, on_cpu=around.device.type == "cpu"),
-        plan.row_tokens,
-        shared=around.device.type == "cpu",
-    )
-    try:
-        found = planned(around.group.size)
-    except WorkerError as error:
-        raise _too_few(job, around.group.size, planned, error) from error
-    if found.checkpointing:
-        models.recompute_activations(model)
-    if found.sharded:
-        shard(model, around.device, around.group.size)
-        around.group.lockstep = True
-    model.to(around.device)
-    again = ", activations computed again" if found.checkpointing else ""
-    strategy = Strategy.FSDP if found.sharded else Strategy.DDP
-    _log.info("a row has up to %d tokens: a worker needs about %s%s, %s", plan.row_tokens, found, again, strategy)
-    return strategy
-
-
-def _planned(job: TrainJob, shape: Shape, row_tokens: int, workers: int, *, shared: bool) -> Estimate:
-    """The memory plan of a run with so many workers."""
-    return plan_memory(
-        shape,
-        row_tokens,
-        Checkpointing(job.activation_checkpointing),
-        job.memory_bytes,
-        shared=shared,
-        strategies=strategies_for(Strategy(job.strategy), workers=workers, probing=job.probes is not None),
-        workers=workers,
-    )
-
-
-def _too_few(job: TrainJob, size: int, planned: Callable[[int], Estimate], error: WorkerError) -> WorkerError:
-    """What ends a run that does not fit: `error`, unless it would fit on more workers than this attempt found."""
-    for workers in range(size + 1, job.workers + 1):
-        with suppress(WorkerError):
-            planned(workers)
-            message = (
-                f"there was room for {size} of {job.workers} workers, and the base fits only where at least {workers} "
-                f"share it out: set minWorkers to {workers}, so that no attempt starts with fewer"
-            )
-            return WorkerError(FailureClass.INFRASTRUCTURE, message)
-    return error
 
 
 def _dpo(
