@@ -142,6 +142,8 @@ def test_the_chunked_head_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch, 
     (gradient,) = torch.autograd.grad(3 * found, hidden)
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     assert torch.allclose(gradient, 3 * wanted, atol=1e-5)
+    with torch.no_grad():
+        assert torch.equal(frozen_head_losses(hidden.detach(), layer, targets), losses)
 
 
 def test_a_head_that_is_adapted_or_scaled_takes_the_models_own_path() -> None:

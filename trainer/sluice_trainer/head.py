@@ -23,20 +23,24 @@ class _FrozenHeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
     ) -> torch.Tensor:
-        """Losses, and the gradient of `hidden` put by for `backward`."""
-        gradient = torch.empty_like(hidden)
+        """Losses, and the gradient of `hidden` put by for `backward` where it is asked for."""
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         chunk = max(1, CHUNK_LOGITS // weight.shape[0])
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, min(start + chunk, hidden.shape[0]))
-            logits = torch.nn.functional.linear(hidden[rows], weight, bias).float()
+            logits = torch.nn.functional.linear(hidden[rows], weight, bias)
             index = targets[rows].unsqueeze(1)
-            log_sum = logits.logsumexp(dim=1, keepdim=True)
-            losses[rows] = (log_sum - logits.gather(1, index)).squeeze(1)
-            logits.sub_(log_sum).exp_()
-            logits.scatter_add_(1, index, torch.full_like(index, -1, dtype=logits.dtype))
-            gradient[rows] = logits.to(weight.dtype) @ weight
-        ctx.save_for_backward(gradient)
+            # In place where it can be: chunks are large, and every pass over one counts.
+            place = logits if logits.dtype == torch.float32 else None
+            logs = torch.log_softmax(logits, dim=1, dtype=torch.float32, out=place)
+            losses[rows] = -logs.gather(1, index).squeeze(1)
+            if gradient is None:
+                continue
+            logs.exp_().scatter_add_(1, index, torch.full_like(index, -1, dtype=logs.dtype))
+            gradient[rows] = logs.to(weight.dtype) @ weight
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
         return losses
 
     @staticmethod

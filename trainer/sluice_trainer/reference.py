@@ -17,7 +17,7 @@ from sluice_artifacts import ArtifactError, NotFoundError, Store, canonical_json
 from sluice_trainer.dpo import Pair
 from sluice_trainer.group import Group
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file and of how the values are computed; a change makes earlier files unknown."""
 _log = logging.getLogger(__name__)
 
