@@ -9,7 +9,7 @@ from decisionworld import DecisionWorld, digest
 from sluice_api.contracts.base import ArtifactRef
 from sluice_api.contracts.jobs import CriticRule, DuplicateRule, FailureClass, LabelOutput, LeakRule, PrivacyRule
 from sluice_operator.decisions.base import JobState
-from sluice_operator.decisions.tracedataset import next_instant
+from sluice_operator.decisions.tracedataset_checks import next_instant
 from sluice_operator.manifests.naming import lineage_name
 
 KIND, NAME = "TraceDataset", "agent"

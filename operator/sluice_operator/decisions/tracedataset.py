@@ -5,10 +5,7 @@ leaves the newest version in place: `Ready` stays true while there is one, `Fres
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
-
-from croniter import CroniterBadCronError, CroniterBadDateError, croniter
 
 from sluice_api.contracts.jobs import FailureClass, LabelJob, LabelOutput, Result
 from sluice_api.instants import format_instant, parse_instant
@@ -27,7 +24,6 @@ from sluice_operator.decisions.attempts import (
     replaced,
     superseded,
     throttled,
-    workers_within,
 )
 from sluice_operator.decisions.base import Action, CreateOnce, Decision, EmitEvent, Now, Observed
 from sluice_operator.decisions.common import (
@@ -35,7 +31,6 @@ from sluice_operator.decisions.common import (
     Command,
     Facts,
     Mood,
-    Objection,
     Verdict,
     acknowledge,
     add_finalizer,
@@ -44,14 +39,14 @@ from sluice_operator.decisions.common import (
     forget_withdrawn,
     has_finalizer,
     pending_command,
-    profile_known,
 )
 from sluice_operator.decisions.flight import Broken, Finished, Flight, InFlight, observe_attempt, stop_attempt
 from sluice_operator.decisions.models import short
 from sluice_operator.decisions.reasons import ConditionType, Phase, Reason
 from sluice_operator.decisions.runs import decide_deletion, failed_event
+from sluice_operator.decisions.tracedataset_checks import CHECKS, next_instant
 from sluice_operator.manifests.jobs import label_job
-from sluice_operator.manifests.lineage import TemplateError, lineage
+from sluice_operator.manifests.lineage import lineage
 
 LIMITS = Limits()
 """Limits of a build; a TraceDataset has no deadlines of its own."""
@@ -76,79 +71,6 @@ def decide(obj: TraceDataset, observed: Observed, now: Now) -> Decision:
     if attempt is not None:
         return _landed(facts, status, _flight(facts, status, attempt))
     return _next(facts, status)
-
-
-def next_instant(schedule: str, after: datetime) -> datetime:
-    """Return the first instant of a cron expression (UTC) after an instant.
-
-    Raises:
-        ValueError: the expression is not valid, or never comes true.
-    """
-    try:
-        found: datetime = croniter(schedule, after).get_next(datetime)
-    except (CroniterBadCronError, CroniterBadDateError) as error:
-        raise ValueError(f"spec.schedule {schedule!r} is not a cron expression: {error}") from None
-    return found
-
-
-# Checks, in order of importance
-
-
-def schedule_valid(facts: Facts[TraceDataset]) -> Objection | None:
-    """Check `spec.schedule`."""
-    schedule = facts.obj.spec.schedule
-    if schedule is None:
-        return None
-    try:
-        next_instant(schedule, facts.now.instant)
-    except ValueError as error:
-        return Objection(reason=Reason.INVALID_SPEC, message=str(error))
-    return None
-
-
-def labels_fit(facts: Facts[TraceDataset]) -> Objection | None:
-    """Check that supervised rows come from positive steps only."""
-    spec = facts.obj.spec
-    if spec.convert.format == "sft" and list(spec.label.keep) != ["positive"]:
-        return Objection(
-            reason=Reason.INVALID_SPEC,
-            message=f"spec.label.keep is {list(spec.label.keep)}, spec.convert.format sft needs [positive]",
-        )
-    return None
-
-
-def templates_valid(facts: Facts[TraceDataset]) -> Objection | None:
-    """Check the templates of `spec.onNewVersion`, before anything is built for them."""
-    try:
-        lineage(facts.obj, "sha256:" + "0" * 64)
-    except TemplateError as error:
-        return Objection(reason=Reason.INVALID_TEMPLATE, message=f"spec.onNewVersion: {error}")
-    return None
-
-
-def mixture_fits(facts: Facts[TraceDataset]) -> Objection | None:
-    """Check what belongs to a mixture: supervised rows, one bucket of traces at most, no critic without it."""
-    spec = facts.obj.spec
-    if spec.mixture is None:
-        problem = "spec.critic judges the candidates of spec.mixture, which is absent" if spec.critic else ""
-    elif spec.convert.format != "sft":
-        problem = f"spec.convert.format is {spec.convert.format}, spec.mixture needs sft"
-    elif spec.append:
-        problem = "spec.append keeps rows as they were, which spec.mixture does not have: remove one of them"
-    elif sum(bucket.source is None for bucket in spec.mixture.buckets) > 1:
-        problem = "spec.mixture.buckets: only one bucket may have no source, it stands for the rows of the traces"
-    else:
-        problem = ""
-    return Objection(reason=Reason.INVALID_SPEC, message=problem) if problem else None
-
-
-def workers_allowed(facts: Facts[TraceDataset]) -> Objection | None:
-    """Check `spec.workers` against the profile's ceiling."""
-    return workers_within(facts, facts.obj.spec.workers)
-
-
-CHECKS = (schedule_valid, labels_fit, mixture_fits, templates_valid, profile_known, workers_allowed)
-"""Checks of the spec."""
 
 
 # A build under way
