@@ -273,7 +273,7 @@ class DpoRecipe:
             longer,
             longer * (2 * right - 1),
         ]
-        return torch.stack([column.double().sum() for column in columns]).cpu()
+        return torch.stack([column.double().sum() for column in columns])
 
     def load(self, row: Sequence[int]) -> Load:
         """Of a pair: every part once; the rejected answer attends to the prompt as well as to itself."""

@@ -217,7 +217,8 @@ class _Run:
         """Take one optimizer step; whether a worker was asked to stop."""
         index, group, recipe = self.done, self.group, self.recipe
         trained = self.optimizer.begin(index)
-        sums = torch.zeros(len(recipe.metrics) + 1, dtype=torch.float64)
+        # On the device until the step is over: each figure that is looked at earlier would wait for all that is queued.
+        sums = torch.zeros(len(recipe.metrics) + 1, dtype=torch.float64, device=trained[0].device)
         for number, counts in shares(len(step.rows), group):
             torch.manual_seed(self.plan.draw_seed(index, number))
             # Divided by infinity, the gradients of a pass that does not count are zeros.
@@ -225,14 +226,15 @@ class _Run:
             sums[:-1] += found if counts else 0.0
         sums[-1] = float(self.hooks.stop_requested())
         _add_up(trained, sums, group)
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm))
-        _check_finite(index + 1, float(sums[0]), norm)
+        clipped = torch.nn.utils.clip_grad_norm_(trained, self.config.max_grad_norm)
+        *figures, asked, norm = torch.cat([sums, clipped.to(sums).reshape(1)]).tolist()
+        _check_finite(index + 1, figures[0], norm)
         with self._stall():
             self.taker.settle()
         self.optimizer.step()
         self.done = index + 1
-        self.recent.append((float(sums[0]), step.scored))
-        means = {name: float(value) / step.scored for name, value in zip(recipe.metrics, sums, strict=False)}
+        self.recent.append((figures[0], step.scored))
+        means = {name: value / step.scored for name, value in zip(recipe.metrics, figures, strict=True)}
         self.hooks.step_done(
             StepRecord(
                 step=self.done,
@@ -248,7 +250,7 @@ class _Run:
                 extra=means,
             )
         )
-        return bool(sums[-1] > 0)
+        return bool(asked)
 
     def _probe(self) -> StopReason | None:
         """Run the probe that is due; why the run ends here, the same on every worker."""
@@ -357,9 +359,7 @@ def _add_up(parameters: Sequence[torch.nn.Parameter], sums: torch.Tensor, group:
     for gradient in gradients:
         gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
         offset += gradient.numel()
-    carried = sums.to(flat.device)
-    group.sum(carried)
-    sums.copy_(carried)
+    group.sum(sums)
 
 
 def _check_finite(step: int, loss: float, norm: float) -> None:

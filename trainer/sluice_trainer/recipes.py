@@ -35,7 +35,7 @@ class Recipe(Protocol):
                 that changes nothing.
 
         Returns:
-            The row's sums, float64 on the CPU, one a metric, not divided.
+            The row's sums, float64 on the device, one a metric, not divided.
         """
         ...
 
@@ -73,7 +73,7 @@ class SftRecipe:
         self.data_seconds += time.perf_counter() - started
         total = scored_losses(self._model, *packed).sum()
         torch.autograd.backward(total / scored)
-        return total.detach().to("cpu", torch.float64).reshape(1)
+        return total.detach().double().reshape(1)
 
     def load(self, row: Sequence[int]) -> Load:
         """Tokens, scored tokens and squared lengths of the row's documents."""
