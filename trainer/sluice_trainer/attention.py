@@ -63,11 +63,6 @@ class RowLayout:
     prepared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """What kernels have worked out of the layout, once for all layers."""
 
-    @property
-    def prefixes(self) -> bool:
-        """Whether segments see prefixes besides themselves."""
-        return any(segment.prefix_length for segment in self.segments)
-
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returns, made once under a key."""
         if key not in self.prepared:
@@ -103,9 +98,10 @@ class RowLayout:
         return torch.cat(parts).unsqueeze(0)
 
     def offsets(self, device: torch.device) -> Offsets:
-        """Bounds of the documents, for the variable-length kernel; of a row without prefixes."""
+        """Bounds of the segments and of what they see, for the variable-length kernel."""
         lengths = [segment.end - segment.start for segment in self.segments]
-        found: Offsets = self.once(("offsets", device), lambda: offsets(lengths, device))
+        prefixes = [segment.prefix for segment in self.segments]
+        found: Offsets = self.once(("offsets", device), lambda: offsets(lengths, prefixes, device))
         return found
 
     def block_mask(self, device: torch.device, window: int | None) -> Any:
@@ -178,7 +174,7 @@ def document_attention(
         )
         return found.transpose(1, 2).contiguous(), None
     layout = row_layout or RowLayout.of_lengths([query.shape[2]])
-    kernel = choose_kernel(query.device, query.dtype, head=query.shape[3], prefixes=layout.prefixes)
+    kernel = choose_kernel(query.device, query.dtype, head=query.shape[3])
     if kernel is Kernel.VARLEN and not dropout and (varlen := varlen_kernel()) is not None:
         where = layout.offsets(query.device)
         return varlen_attention(query, key, value, where, scale=scaling, window=sliding_window, kernel=varlen), None

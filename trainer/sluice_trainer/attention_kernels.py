@@ -3,15 +3,20 @@
 | rows | device | kernel |
 |---|---|---|
 | any | CPU | scaled dot-product attention, document by document |
-| documents in bf16 or fp16, heads up to 256 | accelerator whose torch has it | one variable-length call a row |
-| pairs, whose answers share a prompt; fp32; other heads | accelerator | FlexAttention with the row's blocks |
+| bf16 or fp16, heads up to 256 | accelerator whose torch has it | one variable-length call a row, also for pairs |
+| fp32; other heads | accelerator | FlexAttention with the row's blocks |
+
+The variable-length call has bounds of its own for queries and for keys, and aligns a shorter run of queries with the
+end of its keys. So an answer that shares a prompt is given the prompt's keys and values before its own, gathered by
+index: nothing but these copies is spent on sharing, and no mask is built.
 
 `SLUICE_ATTENTION` (`documents`, `varlen`, `flex`) overrides it, for instance where a kernel misbehaves on a device.
 What a kernel needs to know of a row (offsets, blocks) is worked out once a row, not once a layer.
 """
 
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -35,7 +40,7 @@ class Kernel(StrEnum):
     DOCUMENTS = "documents"
     """Scaled dot-product attention, document by document."""
     VARLEN = "varlen"
-    """One FlashAttention call for all documents of a row."""
+    """One FlashAttention call for all segments of a row."""
     FLEX = "flex"
     """FlexAttention with a block mask; compiled on an accelerator."""
 
@@ -51,34 +56,34 @@ def varlen_kernel() -> Callable[..., torch.Tensor] | None:
     return found  # type: ignore[no-any-return]
 
 
-def choose_kernel(
-    device: torch.device, dtype: torch.dtype, *, head: int, prefixes: bool, asked: str | None = None
-) -> Kernel:
+@cache
+def _names_groups(kernel: Callable[..., torch.Tensor]) -> bool:
+    """Whether a kernel must be told of fewer key heads than heads: torch 2.11 takes them as they are."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype, *, head: int, asked: str | None = None) -> Kernel:
     """The kernel for a row, by the table above.
 
     Args:
         device: where it is computed.
         dtype: of queries.
         head: size of a head.
-        prefixes: whether segments share prefixes, as preference pairs do.
         asked: overrides the table; None reads `SLUICE_ATTENTION`.
 
     Raises:
         WorkerError: `UserError` for a kernel that there is not, or that cannot compute the row.
     """
     wish = os.environ.get(VARIABLE, "") if asked is None else asked
-    can_varlen = (
-        not prefixes
-        and dtype in (torch.bfloat16, torch.float16)
-        and head <= LARGEST_VARLEN_HEAD
-        and varlen_kernel() is not None
-    )
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    fits = narrow and head <= LARGEST_VARLEN_HEAD
+    can_varlen = device.type != "cpu" and fits and varlen_kernel() is not None
     if wish:
         if wish not in list(Kernel):
             message = f"{VARIABLE} is {wish!r}: it must be one of {', '.join(Kernel)}"
             raise WorkerError(FailureClass.USER_ERROR, message)
         if wish == Kernel.VARLEN and not can_varlen:
-            # The table's answer, not an error: one run has rows of both kinds where pairs are longer than a document.
+            # The table's answer, not an error: a model may compute some of its layers in fp32.
             return Kernel.FLEX if device.type != "cpu" else Kernel.DOCUMENTS
         return Kernel(wish)
     if device.type == "cpu":
@@ -88,18 +93,45 @@ def choose_kernel(
 
 @dataclass(frozen=True, kw_only=True)
 class Offsets:
-    """Where a row's documents begin, for the variable-length kernel."""
+    """Where a row's segments and what they see begin, for the variable-length kernel."""
 
     bounds: torch.Tensor
-    """First token of every document and one past the last, int32."""
+    """First token of every segment and one past the last, int32."""
     longest: int
-    """Tokens of the longest document."""
+    """Tokens of the longest segment."""
+    key_bounds: torch.Tensor
+    """The same of what segments see, prefix and themselves; the very tensor `bounds` where no segment has a prefix."""
+    longest_key: int
+    """Tokens of the longest of these."""
+    gathered: torch.Tensor | None
+    """Places in the row of what each segment sees, one segment after the other, int64; None where nothing is shared."""
 
 
-def offsets(lengths: list[int], device: torch.device) -> Offsets:
-    """Offsets of documents of these lengths."""
-    bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    return Offsets(bounds=bounds.to(device), longest=max(lengths))
+def offsets(lengths: Sequence[int], prefixes: Sequence[tuple[int, int]], device: torch.device) -> Offsets:
+    """Offsets of segments of these lengths with these prefixes (first token, and one past the last)."""
+    bounds = _bounds(lengths)
+    placed = bounds.to(device)
+    if all(start == end for start, end in prefixes):
+        # One tensor for both: kernels that align queries with the beginning of their keys are then as good.
+        longest = max(lengths)
+        return Offsets(bounds=placed, longest=longest, key_bounds=placed, longest_key=longest, gathered=None)
+    seen = [length + end - start for length, (start, end) in zip(lengths, prefixes, strict=True)]
+    parts = [
+        torch.arange(first, last)
+        for (start, end), own, after in zip(prefixes, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+        for first, last in ((start, end), (own, after))
+    ]
+    return Offsets(
+        bounds=placed,
+        longest=max(lengths),
+        key_bounds=_bounds(seen).to(device),
+        longest_key=max(seen),
+        gathered=torch.cat(parts).to(device),
+    )
+
+
+def _bounds(lengths: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
 
 
 def varlen_attention(
@@ -112,21 +144,26 @@ def varlen_attention(
     window: int | None,
     kernel: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
-    """Causal attention of all documents of a row at once; shapes `[1, heads, tokens, size]`, result `[1, tokens, …]`.
+    """Causal attention of all segments of a row at once; shapes `[1, heads, tokens, size]`, result `[1, tokens, …]`.
 
-    `kernel` has the signature of `torch.nn.attention.varlen.varlen_attn`.
+    `kernel` has the signature of `torch.nn.attention.varlen.varlen_attn`, with or without `enable_gqa`.
     """
-    flat = (each[0].transpose(0, 1) for each in (query, key, value))
+    queries, keys, values = (each[0].transpose(0, 1) for each in (query, key, value))
+    if where.gathered is not None:
+        keys, values = keys.index_select(0, where.gathered), values.index_select(0, where.gathered)
+    groups = {"enable_gqa": query.shape[1] != key.shape[1]} if _names_groups(kernel) else {}
     result = kernel(
-        *flat,
+        queries,
+        keys,
+        values,
         where.bounds,
-        where.bounds,
+        where.key_bounds,
         where.longest,
-        where.longest,
+        where.longest_key,
         scale=scale,
         # The kernel counts tokens before; the model, the token itself as well.
         window_size=(window - 1 if window else -1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **groups,
     )
     return result.unsqueeze(0)
 
