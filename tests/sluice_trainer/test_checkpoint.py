@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from sluice_api.contracts.jobs import FailureClass, ProbeResult
 from sluice_artifacts import ArtifactError, ForbiddenError, ObjectInfo, Store, UnreachableError, open_store
@@ -233,6 +234,79 @@ def test_a_damaged_later_checkpoint_does_not_push_out_the_one_just_written(tmp_p
     assert found is not None and found.step == 1
     save(target, 2)
     assert folders(tmp_path) == ["step-00000002.attempt-2"]
+
+
+def test_an_attempt_that_was_given_up_deletes_nothing_of_its_successors(tmp_path: Path) -> None:
+    """It was only slow: its successor is ahead by now, and may be writing."""
+    save(checkpointer(tmp_path, keep=1, attempt=2), 8)
+    beginning = tmp_path / "step-00000002.attempt-2" / "optimizer.safetensors"
+    beginning.parent.mkdir()
+    beginning.write_bytes(b"the first part")
+    save(checkpointer(tmp_path, keep=1), 3, 4)
+    assert folders(tmp_path) == ["step-00000002.attempt-2", "step-00000004.attempt-1", "step-00000008.attempt-2"]
+    found = checkpointer(tmp_path, attempt=3).newest()
+    assert found is not None and found.step == 8
+
+
+def test_what_an_earlier_attempt_finished_late_stays_until_it_is_overtaken(tmp_path: Path) -> None:
+    save(checkpointer(tmp_path), 1)
+    target = checkpointer(tmp_path, keep=1, attempt=2)
+    assert target.newest() is not None
+    save(checkpointer(tmp_path), 5)
+    save(target, 2)
+    assert folders(tmp_path) == ["step-00000002.attempt-2", "step-00000005.attempt-1"]
+    save(target, 6)
+    assert folders(tmp_path) == ["step-00000006.attempt-2"]
+
+
+class Robbed(Wrapped):
+    """Another attempt deletes each file that is uploaded."""
+
+    def upload(self, path: Path, uri: str, *, if_absent: bool = False) -> str:
+        sha256 = super().upload(path, uri, if_absent=if_absent)
+        self.delete(uri)
+        return sha256
+
+
+def test_a_checkpoint_whose_files_went_is_not_sealed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(checkpointer(tmp_path, store=Robbed(open_store(f"file://{tmp_path}"))), 1)
+    assert folders(tmp_path) == []
+    assert "went while it was written" in caplog.text
+
+
+def test_a_sealed_folder_without_its_files_pushes_out_none_that_has_them(tmp_path: Path) -> None:
+    save(checkpointer(tmp_path), 1, 2)
+    (tmp_path / "step-00000002.attempt-1" / "optimizer.safetensors").unlink()
+    save(checkpointer(tmp_path, keep=2, attempt=2), 3)
+    assert folders(tmp_path) == ["step-00000001.attempt-1", "step-00000003.attempt-2"]
+
+
+class Undeletable(Wrapped):
+    """A storage whose credentials may write and not delete."""
+
+    def delete(self, uri: str) -> None:
+        raise ForbiddenError(uri, "deleting is not allowed")
+
+
+def test_what_cannot_be_deleted_stays_and_costs_the_run_nothing(tmp_path: Path) -> None:
+    target = checkpointer(tmp_path, keep=1, store=Undeletable(open_store(f"file://{tmp_path}")))
+    save(target, *range(1, FAILURE_LIMIT + 3))
+    target.wait(must_succeed=True)
+    assert len(folders(tmp_path)) == FAILURE_LIMIT + 2
+
+
+def test_a_temporary_folder_without_room_is_borne_like_a_storage_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    target = checkpointer(tmp_path)
+    monkeypatch.setattr("sluice_trainer.checkpoint.save_file", full)
+    save(target, 1)
+    with pytest.raises(WorkerError, match="No space left") as caught:
+        target.wait(must_succeed=True)
+    assert caught.value.failure_class == FailureClass.STORAGE
 
 
 class Refusing(Wrapped):

@@ -9,9 +9,9 @@
 ```
 
 The folder carries the attempt's number, so that a slow attempt that was given up never writes into its successor's
-files. A checkpoint counts once `complete.json` is there, every file has the hash it names, and its fingerprint is that
-of the run: same plan, same base, same settings. One that is bad in itself is passed over for the one before; a storage
-that cannot be asked is a failure, since an older step is no answer to it.
+files; nor does it delete any of them. A checkpoint counts once `complete.json` is there, every file has the hash it
+names, and its fingerprint is that of the run: same plan, same base, same settings. One that is bad in itself is passed
+over for the one before; a storage that cannot be asked is a failure, since an older step is no answer to it.
 """
 
 import json
@@ -19,7 +19,7 @@ import logging
 import re
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,8 @@ ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "trainer_state.json"
+REQUIRED_FILES = frozenset({ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE})
+"""What a run cannot go on without."""
 FAILURE_LIMIT = 3
 """Checkpoints in a row that may fail to be written before training stops."""
 
@@ -105,6 +107,7 @@ class Checkpointer:
         self._error: ArtifactError | OSError | None = None
         self._fatal: Exception | None = None
         self._ours: dict[str, bool] = {}
+        self._passed_over: set[str] = set()
 
     def save(self, take: Take) -> None:
         """Copy and write the state in the background; waits only while an earlier one is being written.
@@ -138,6 +141,7 @@ class Checkpointer:
             try:
                 return self._read(folder)
             except (_NotOursError, NotFoundError, CorruptError, SafetensorError, ValueError, KeyError) as error:
+                self._passed_over.add(folder)
                 _log.warning("checkpoint of step %d is passed over: %s", step, error)
         return None
 
@@ -171,16 +175,21 @@ class Checkpointer:
             for path in paths:
                 sha256 = self._store.upload(path, join(folder, path.name))
                 entries.append(FileEntry(path=path.name, sha256=sha256, size=path.stat().st_size))
+        if lacking := {entry.path for entry in entries} - self._listed().get(folder, set()):
+            raise CorruptError(folder, f"{', '.join(sorted(lacking))} went while it was written: by another attempt?")
         manifest = CheckpointManifest(fingerprint=self._fingerprint, step=snapshot.step, files=entries)
         self._store.write(join(folder, COMPLETE_FILE), canonical_json(manifest))
         self._ours[folder] = True
-        self._prune(snapshot.step, best_step(snapshot.probes))
+        try:
+            self._prune(snapshot.step, best_step(snapshot.probes))
+        except ArtifactError as error:
+            _log.warning("older checkpoints stay until the next one is written: %s", error)
 
     def _files(self, snapshot: Snapshot, scratch: Path) -> list[Path]:
         adapter = {self._names.by_parameter[name]: tensor for name, tensor in snapshot.parameters.items()}
         random = {f"random/{device}": state for device, state in snapshot.random.items()}
-        save_file(adapter, scratch / ADAPTER_FILE, metadata={"format": "pt"})
-        save_file({**snapshot.optimizer, **random}, scratch / OPTIMIZER_FILE, metadata={"format": "pt"})
+        save_tensors(adapter, scratch / ADAPTER_FILE)
+        save_tensors({**snapshot.optimizer, **random}, scratch / OPTIMIZER_FILE)
         (scratch / ADAPTER_CONFIG_FILE).write_bytes(self._names.config)
         state = {
             "step": snapshot.step,
@@ -194,7 +203,7 @@ class Checkpointer:
         manifest = CheckpointManifest.model_validate_json(self._store.read(join(folder, COMPLETE_FILE)))
         if manifest.fingerprint != self._fingerprint:
             raise _NotOursError("it is of a run with another plan, base or settings")
-        if lacking := {ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE} - {entry.path for entry in manifest.files}:
+        if lacking := REQUIRED_FILES - {entry.path for entry in manifest.files}:
             raise CorruptError(folder, f"{COMPLETE_FILE} does not name {', '.join(sorted(lacking))}")
         with tempfile.TemporaryDirectory(prefix="sluice-checkpoint-") as scratch:
             place = Path(scratch)
@@ -215,12 +224,7 @@ class Checkpointer:
 
     def _complete(self) -> list[tuple[int, int, str]]:
         """Step, attempt and folder of every checkpoint that says it is whole."""
-        found = []
-        for info in self._store.list(self._uri):
-            match = _FOLDER.search(info.uri)
-            if match and info.uri.endswith(f"/{COMPLETE_FILE}"):
-                found.append((int(match[1]), int(match[2]), info.uri.removesuffix(COMPLETE_FILE)))
-        return found
+        return [_place(folder) for folder, names in self._listed().items() if COMPLETE_FILE in names]
 
     def _is_ours(self, folder: str) -> bool:
         """Whether a checkpoint is of this run; one whose marker cannot be read as such is not."""
@@ -235,42 +239,63 @@ class Checkpointer:
     def _prune(self, written: int, best: int | None) -> None:
         """Delete what is beyond the newest `keep`, and what a killed attempt left behind.
 
-        Ranked are the checkpoints that this run can go on from: its own, up to the step just `written` (a later one was
-        passed over when the run resumed, so it is damaged). The others stay only where these leave room, and go first.
-        The checkpoint of the best probe stays, however old.
+        Ranked are the checkpoints that this run can go on from: its own, up to the step just `written`. Those that were
+        passed over when it resumed, or lack a file, or are of another run, stay only where the ranked ones leave room,
+        and go first. The checkpoint of the best probe stays, however old.
+
+        Left alone is what an attempt that still runs may be writing or need: everything of a later attempt than this
+        one, which then is the one that was given up, and whole checkpoints beyond `written` until this one gets there.
         """
-        complete = self._complete()
-        usable = [each for each in complete if each[0] <= written and self._is_ours(each[2])]
-        others = sorted(set(complete).difference(usable))
+        listed = self._listed()
+        places = [place for place in map(_place, listed) if place[1] <= self._attempt]
+        whole = [place for place in places if listed[place[2]] >= {COMPLETE_FILE, *REQUIRED_FILES}]
+        good = [place for place in whole if place[2] not in self._passed_over and self._is_ours(place[2])]
+        usable = [place for place in good if place[0] <= written]
+        spare = sorted(place for place in places if place not in good and COMPLETE_FILE in listed[place[2]])
         steps = sorted({step for step, _, _ in usable}, reverse=True)
         kept = {*steps[: self._keep], best}
-        surplus = others[: max(0, len(others) - max(0, self._keep - len(steps)))]
-        old = [each for each in usable if each[0] not in kept]
-        self._delete([folder for _, _, folder in (*surplus, *old)])
-        if len(steps) >= self._keep:
-            whole = {folder for _, _, folder in complete}
-            self._delete(
-                [folder for step, folder in self._folders() if step < min(steps[: self._keep]) and folder not in whole]
-            )
+        surplus = spare[: max(0, len(spare) - max(0, self._keep - len(steps)))]
+        old = [place for place in usable if place[0] not in kept]
+        unfinished = [place for place in places if COMPLETE_FILE not in listed[place[2]]]
+        overtaken = [place for place in unfinished if len(steps) >= self._keep and place[0] < steps[self._keep - 1]]
+        for _, _, folder in (*surplus, *old, *overtaken):
+            self._delete(folder, listed[folder])
 
-    def _folders(self) -> list[tuple[int, str]]:
-        """Step and place of every folder, whole or not."""
-        found = {}
+    def _listed(self) -> dict[str, set[str]]:
+        """Names of the files in every folder, whole or not."""
+        found: dict[str, set[str]] = {}
         for info in self._store.list(self._uri):
             if match := _FOLDER.search(info.uri):
-                found[info.uri[: match.end()]] = int(match[1])
-        return [(step, folder) for folder, step in found.items()]
+                found.setdefault(info.uri[: match.end()], set()).add(info.uri[match.end() :])
+        return found
 
-    def _delete(self, folders: Sequence[str]) -> None:
-        """Delete folders one after the other, each one's `complete.json` first."""
-        for folder in folders:
-            files = [info.uri for info in self._store.list(folder)]
-            for uri in sorted(files, key=lambda each: not each.endswith(COMPLETE_FILE)):
-                self._store.delete(uri)
+    def _delete(self, folder: str, names: Collection[str]) -> None:
+        """Delete a folder, its `complete.json` first."""
+        for name in sorted(names, key=lambda each: each != COMPLETE_FILE):
+            self._store.delete(join(folder, name))
 
 
 class _NotOursError(Exception):
     """The checkpoint belongs to another run."""
+
+
+def _place(folder: str) -> tuple[int, int, str]:
+    """Step, attempt and URI of a checkpoint's folder."""
+    match = _FOLDER.search(folder)
+    assert match is not None, folder
+    return int(match[1]), int(match[2]), folder
+
+
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a file of safetensors.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error
 
 
 def _is_random(name: str) -> bool:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from sluice_api.contracts.base import ArtifactRef, Contract, ModelRef
 from sluice_api.contracts.dataset import FileEntry
 from sluice_api.contracts.models import AdapterManifest
 from sluice_artifacts import publish
-from sluice_trainer.checkpoint import ADAPTER_CONFIG_FILE, ADAPTER_FILE
+from sluice_trainer.checkpoint import ADAPTER_CONFIG_FILE, ADAPTER_FILE, save_tensors
 from sluice_trainer.model import LoraSettings
 from sluice_trainer.version import code_version
 
@@ -73,6 +72,7 @@ def publish_adapter(
 
     Raises:
         ArtifactError: the storage failed.
+        OSError: there is no room in the temporary folder.
     """
 
     def manifest(files: list[FileEntry]) -> Contract:
@@ -94,7 +94,7 @@ def publish_adapter(
 
     with tempfile.TemporaryDirectory(prefix="sluice-adapter-") as scratch:
         weights = Path(scratch) / ADAPTER_FILE
-        save_file({name: state[name] for name in sorted(state)}, weights, metadata={"format": "pt"})
+        save_tensors({name: state[name] for name in sorted(state)}, weights)
         files: dict[str, Path | bytes] = {ADAPTER_CONFIG_FILE: config, ADAPTER_FILE: weights}
         files |= {name: base_folder / name for name in TOKENIZER_FILES if (base_folder / name).is_file()}
         return publish(prefix, files, manifest)
