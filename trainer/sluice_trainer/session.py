@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -80,7 +80,13 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
         around.progress.progress(
             stage="training", step=resumed_from or 0, of=len(loaded.plan.steps), resumed_from_step=resumed_from
         )
-        trained = _train(settings, loaded, around, checkpointer, resume)
+        try:
+            trained = _train(settings, loaded, around, checkpointer, resume)
+        except BaseException:
+            # What is being written is what the next attempt goes on from.
+            with suppress(Exception):
+                checkpointer.wait()
+            raise
     # The others end quietly, stopped or done: an error of theirs would have the group torn down while the first saves.
     if around.group.rank != 0:
         return None
@@ -228,12 +234,18 @@ def _checkpointer(settings: Settings, loaded: _Loaded) -> Checkpointer:
 
 
 def _newest(checkpointer: Checkpointer) -> Snapshot | None:
-    with storage_failures("checkpoints", FailureClass.STORAGE):
-        try:
-            return checkpointer.newest()
-        except OSError as error:
-            message = f"checkpoints cannot be kept in the temporary folder to be read: {error.strerror or error}"
-            raise WorkerError(FailureClass.STORAGE, message) from error
+    with storage_failures("checkpoints", FailureClass.STORAGE), _room("checkpoints"):
+        return checkpointer.newest()
+
+
+@contextmanager
+def _room(what: str) -> Iterator[None]:
+    """A temporary folder without room as a failure of the storage."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{what} cannot be kept in the temporary folder: {error.strerror or error}"
+        raise WorkerError(FailureClass.STORAGE, message) from error
 
 
 def _train(
@@ -312,7 +324,7 @@ def _publish(
             "rows_left_out": float(loaded.plan.left_out),
         },
     )
-    with storage_failures("adapter", FailureClass.STORAGE):
+    with storage_failures("adapter", FailureClass.STORAGE), _room("the adapter"):
         adapter = publish_adapter(
             job.adapter_uri,
             state=models.adapter_state(loaded.model),
@@ -320,7 +332,10 @@ def _publish(
             base_folder=loaded.base_folder,
             provenance=provenance,
         )
-    checkpointer.wait()
+    try:
+        checkpointer.wait()
+    except WorkerError as error:
+        _log.warning("the run is done, and its adapter published: %s", error)
     return TrainOutput(
         adapter=adapter,
         base_model=loaded.base,
