@@ -1,5 +1,8 @@
 """FLOPs by the rule for LoRA, event files, and what every step says of itself."""
 
+import resource
+import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from sluice_trainer import worker
 from sluice_trainer.attention import IMPLEMENTATION
 from sluice_trainer.flops import Load, Work, peak_of
 from sluice_trainer.model import LoraSettings, add_adapter
+from sluice_trainer.telemetry import Telemetry
 from tiny_models import tiny_model, tiny_tokenizer
 from training_jobs import Workplace
 
@@ -80,3 +84,42 @@ def test_every_step_is_in_the_progress_and_in_the_event_files(tmp_path: Path, mo
     scalars = [(event.step, value.tag) for event in events(path) for value in event.summary.value]
     for name in names:
         assert [step for step, tag in scalars if tag == f"train/{name}"] == list(range(1, output.steps + 1))
+
+
+FIGURES = {f"figure-{number}": float(number) for number in range(100)}
+
+
+def test_a_temporary_folder_without_room_costs_the_curves_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The limit on a file's size stands for the full disk: a write ends in an OSError, and nothing waits for room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    telemetry = Telemetry(f"file://{tmp_path}/attempt/", clock=lambda: 1e9)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        for step in range(1, 50):
+            telemetry.step(step, FIGURES)
+        telemetry.publish()
+        telemetry.probe(50, {"pass_rate": 0.5, "syntax_rate": None})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+        telemetry.close()
+    assert [record.message for record in caplog.records] == [
+        "no more curves: the temporary folder does not take them: File too large"
+    ]
+    (path,) = (tmp_path / "attempt" / "tensorboard").iterdir()
+    assert path.stat().st_size == 20_000
+
+
+def test_without_a_temporary_folder_there_are_no_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    telemetry = Telemetry(f"file://{tmp_path}/attempt/")
+    telemetry.step(1, {"loss": 1.0})
+    telemetry.publish()
+    telemetry.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert not (tmp_path / "attempt").exists()
