@@ -15,13 +15,14 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import attention
+from sluice_trainer.bases import check_loaded, read_config, readable
 from sluice_trainer.checkpoint import ADAPTER_FILE
 from sluice_trainer.parameter_groups import EXPERTS, NORM, ROUTER, role_of
 from sluice_trainer.vision import language_targets
@@ -62,11 +63,9 @@ def load_tokenizer(folder: Path, uri: str) -> Any:
     Raises:
         WorkerError: `UserError`, naming `uri`, when there is none that transformers can read.
     """
-    try:
+    read_config(folder, uri)
+    with readable(uri, "no tokenizer that transformers can load: add tokenizer.json and tokenizer_config.json"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        message = f"{uri}: no tokenizer that transformers can load: add tokenizer.json and tokenizer_config.json"
-        raise WorkerError(FailureClass.USER_ERROR, message) from error
 
 
 def load_base(folder: Path, uri: str, device: torch.device, *, hold: bool = False) -> Any:
@@ -75,25 +74,27 @@ def load_base(folder: Path, uri: str, device: torch.device, *, hold: bool = Fals
     With `hold` it stays on the CPU, to be moved to the device later.
 
     Raises:
-        WorkerError: `UserError`, naming `uri`, when transformers cannot load a causal language model from the folder.
+        WorkerError: `UserError`, naming `uri`, when transformers cannot load a causal language model from the folder,
+            or finds no value for some of its weights.
     """
     disable_progress_bar()
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        _refuse_quantised(config, uri)
-        seeing = getattr(config, "vision_config", None) is not None
-        model = (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_pretrained(
+    config = read_config(folder, uri)
+    _refuse_quantised(config, uri)
+    seeing = getattr(config, "vision_config", None) is not None
+    with readable(uri, "transformers cannot load it as a causal language model"):
+        model, report = (AutoModelForImageTextToText if seeing else AutoModelForCausalLM).from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=attention.IMPLEMENTATION,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
+            # So that weights of another shape are named like the missing ones.
+            ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        message = f"{uri}: transformers cannot load it as a causal language model ({type(error).__name__}): {error}"
-        raise WorkerError(FailureClass.USER_ERROR, message[:1000]) from error
+    check_loaded(uri, report)
     model.config.use_cache = False
     model.requires_grad_(False)
     return model if hold else model.to(device)

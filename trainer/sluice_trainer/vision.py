@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoImageProcessor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from sluice_api.chat import IMAGE_PLACEHOLDER, to_messages
 from sluice_api.contracts.dataset import PreferenceRow, SftRow, Turn
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.bases import read_config, readable
 from sluice_trainer.screens import ScreenError, Screens
 from sluice_trainer.tokenise import Document, Picture, document_of, message_segments, stop_tokens
 
@@ -54,11 +55,7 @@ class Eyes:
         Raises:
             WorkerError: `UserError`, naming `uri`, for a base that nobody knows, or that sees in a way not known here.
         """
-        try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            message = f"{uri}: transformers cannot read its config.json ({type(error).__name__}): {error}"
-            raise WorkerError(FailureClass.USER_ERROR, message[:1000]) from error
+        config = read_config(folder, uri)
         if getattr(config, "vision_config", None) is None:
             return None
         if config.model_type not in FAMILIES:
@@ -66,13 +63,10 @@ class Eyes:
                 f"{uri}: model type {config.model_type} is not trained on pictures here: use {', '.join(FAMILIES)}"
             )
             raise WorkerError(FailureClass.USER_ERROR, message)
-        try:
+        with readable(uri, "no image processor that transformers can load: add preprocessor_config.json"):
             processor = AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, backend="pil"
             )
-        except (OSError, ValueError, KeyError) as error:
-            message = f"{uri}: no image processor that transformers can load: add preprocessor_config.json"
-            raise WorkerError(FailureClass.USER_ERROR, message) from error
         token = config.image_token_id
         return cls(screens=screens, processor=processor, token=token, mark=str(tokenizer.convert_ids_to_tokens(token)))
 
