@@ -7,11 +7,13 @@ the output folder; a run that was interrupted goes on from its newest checkpoint
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sluice_api.contracts.jobs import TrainJob
     from sluice_trainer.live import Prober
 
 EXIT_FAILED = 1
@@ -65,17 +67,29 @@ def add_parser(subparsers: Any, prober: "Prober | None" = None) -> None:
 
 def run(arguments: argparse.Namespace, prober: "Prober | None" = None) -> int:
     """Train; 0 when there is an adapter, 2 when the input cannot be used, 1 for any other failure."""
+    from sluice_artifacts import ArtifactError
+    from sluice_trainer.output_folder import held
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(arguments.output.resolve()))
+            job = build_job(arguments)
+        except (OSError, ValueError, ArtifactError) as error:
+            print(f"sluice train: {error}", file=sys.stderr)
+            return EXIT_UNUSABLE
+        return _carry_out(job, arguments, prober)
+
+
+def _carry_out(job: "TrainJob", arguments: argparse.Namespace, prober: "Prober | None") -> int:
+    """Do the job with the worker, and show what came of it."""
     from sluice_api.contracts.jobs import FailureClass, Result, TrainOutput
+    from sluice_artifacts import ArtifactError
+    from sluice_artifacts.files import file_path
     from sluice_artifacts.reporting import run_worker
     from sluice_trainer import worker
     from sluice_trainer.progress_bar import shown
 
-    try:
-        job = build_job(arguments)
-    except (OSError, ValueError) as error:
-        print(f"sluice train: {error}", file=sys.stderr)
-        return EXIT_UNUSABLE
-    folder = _path(job.output_uri)
+    folder = file_path(job.output_uri)
     with shown(folder, quiet=arguments.json):
         status = run_worker(job, partial(worker.run_bare if arguments.no_ray else worker.run, prober=prober))
     if status != 0:
@@ -88,44 +102,54 @@ def run(arguments: argparse.Namespace, prober: "Prober | None" = None) -> int:
         print(f"sluice train: {shown_failure}", file=sys.stderr)
         unusable = {FailureClass.DATA, FailureClass.USER_ERROR}
         return EXIT_UNUSABLE if failure and failure.failure_class in unusable else EXIT_FAILED
-    _show(result.output, arguments)
+    try:
+        _show(result.output, arguments)
+    except (ArtifactError, OSError) as error:
+        print(f"sluice train: trained, but the adapter cannot be copied: {error}", file=sys.stderr)
+        return EXIT_FAILED
     return 0
 
 
-def build_job(arguments: argparse.Namespace) -> Any:
-    """The job that the flags describe; publishes the rows below the output folder.
+def build_job(arguments: argparse.Namespace) -> "TrainJob":
+    """The job that the flags describe; publishes the rows below the output folder and claims the next attempt there.
 
     Raises:
         OSError: the rows cannot be read, or the output folder cannot be written.
-        ValueError: the manifest cannot be used.
+        ArtifactError: the rows cannot be published there.
+        ValueError: the manifest or a flag cannot be used.
     """
     from sluice_api.contracts.base import Contract, ModelRef, RunRef
     from sluice_api.contracts.dataset import TRAIN_FILE, DatasetManifest, FileEntry
     from sluice_api.contracts.jobs import TrainJob
     from sluice_artifacts import publish
+    from sluice_trainer.output_folder import ATTEMPTS, CHECKPOINTS, claim_attempt, rereadable
     from sluice_trainer.rows import FORMATS
     from sluice_trainer.version import code_version
 
     settings = _manifest_settings(arguments) if arguments.manifest else _flag_settings(arguments)
+    base = ModelRef(uri=_model_uri(arguments.base), revision=arguments.revision)
+    if base.revision and not base.uri.startswith("hf://"):
+        raise ValueError(f"--revision {base.revision}: only a model of the hub (hf://) has revisions; leave it out")
     output: Path = arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    with arguments.data.open("rb") as stream:
-        rows = sum(1 for line in stream if line.strip())
 
     def manifest(files: list[FileEntry]) -> Contract:
         return DatasetManifest(
             files=files, rows=rows, holdout_rows=0, format=FORMATS[settings["method"]], code_version=code_version()
         )
 
-    dataset = publish(f"{output.as_uri()}/dataset/", {TRAIN_FILE: arguments.data}, manifest)
-    attempt = 1 + sum(1 for _ in (output / "attempts").glob("*"))
+    with rereadable(arguments.data) as data:
+        with data.open("rb") as stream:
+            rows = sum(1 for line in stream if line.strip())
+        dataset = publish(f"{output.as_uri()}/dataset/", {TRAIN_FILE: data}, manifest)
+    attempt = claim_attempt(output)
     return TrainJob(
         run=RunRef(kind="FineTuneRun", namespace="", name=output.name, uid=f"local-{output.name}"),
         attempt=attempt,
-        output_uri=f"{output.as_uri()}/attempts/{attempt}/",
+        output_uri=f"{output.as_uri()}/{ATTEMPTS}/{attempt}/",
         dataset=dataset,
-        base_model=ModelRef(uri=_model_uri(arguments.base), revision=arguments.revision),
-        checkpoint_uri=f"{output.as_uri()}/checkpoints/",
+        base_model=base,
+        checkpoint_uri=f"{output.as_uri()}/{CHECKPOINTS}/",
         adapter_uri=f"{output.as_uri()}/adapters/",
         use_gpu=arguments.gpu,
         **settings,
@@ -146,7 +170,8 @@ def _flag_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "schedule": arguments.schedule,
         "warmup_ratio": arguments.warmup_ratio,
         "tokens_per_step": arguments.tokens_per_step
-        or arguments.batch_size * arguments.gradient_accumulation * arguments.max_seq_length,
+        if arguments.tokens_per_step is not None
+        else arguments.batch_size * arguments.gradient_accumulation * arguments.max_seq_length,
         "epochs": arguments.epochs,
         "max_steps": arguments.max_steps,
         "max_length": arguments.max_seq_length,
@@ -233,7 +258,3 @@ def _show(output: Any, arguments: argparse.Namespace) -> None:
 def _model_uri(text: str) -> str:
     """A base model as a URI; a plain path is a folder of this machine."""
     return text if "://" in text else Path(text).resolve().as_uri()
-
-
-def _path(uri: str) -> Path:
-    return Path(uri.removeprefix("file://"))
