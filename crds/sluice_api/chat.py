@@ -7,6 +7,8 @@ chat templates of `system`, `user` and `assistant`.
 
 import re
 from collections.abc import Iterable
+from datetime import date
+from functools import lru_cache
 
 from sluice_api.contracts.dataset import Turn
 
@@ -20,6 +22,15 @@ OUTCOME_SENTENCES = 2
 """Sentences of the predicted outcome that an answer keeps."""
 OUTCOME_LIMIT = 200
 """Characters of the predicted outcome that an answer keeps."""
+
+TEMPLATE_DATE = date(2024, 7, 26)
+"""Today, for a chat template that asks (`strftime_now`).
+
+Always the same day, so that neither the attempts of a run nor training and serving differ by when they happen. It is
+the day that Llama 3.1's own template falls back to.
+"""
+_DIRECTIVES = [*(f"%-{each}" for each in "dmyHIMSj"), *(f"%{each}" for each in "aAwdebBmyYHIpMSfzZjUWcxXGuVDFTR")]
+_PERCENT = "\x1a"
 
 _ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -76,3 +87,26 @@ def end_tokens(configured: int | Iterable[int] | None, tokenizer: int | None) ->
     """
     several = [configured] if isinstance(configured, int) else [*(configured or ())]
     return sorted({*several, *([] if tokenizer is None else [tokenizer])})
+
+
+def strftime_now(form: str) -> str:
+    """`TEMPLATE_DATE` in a form of `strftime`: what chat templates call under this name."""
+    return TEMPLATE_DATE.strftime(form)
+
+
+@lru_cache(maxsize=16)
+def pinned_template(template: str) -> str:
+    """A chat template that takes `TEMPLATE_DATE` for today, on any renderer; one that never asks is returned as it is.
+
+    Renderers bring their own `strftime_now`. Here a macro of that name comes before the template, on a line of its own
+    that leaves nothing behind where blocks are trimmed, as they are for chat templates.
+
+    Args:
+        template: a chat template in Jinja.
+    """
+    if "strftime_now" not in template:
+        return template
+    said = [("%%", _PERCENT), *((each, strftime_now(each)) for each in _DIRECTIVES), (_PERCENT, "%")]
+    filters = "".join(f" | replace({old!r}, {new!r})" for old, new in said)
+    pinned = f"{{% macro strftime_now(form) %}}{{{{ form{filters} }}}}{{% endmacro %}}\n"
+    return template if template.startswith(pinned) else pinned + template

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sluice_api.chat import end_tokens
+from sluice_api.chat import end_tokens, pinned_template
 from sluice_runtime.errors import AdapterError, ModelLoadError
 
 BASE = "base"
@@ -172,7 +172,10 @@ class TextEngine:
         ]
 
     def _encode(self, request: GenerationRequest) -> list[int]:
-        text = self._tokenizer.apply_chat_template(list(request.messages), add_generation_prompt=True, tokenize=False)
+        template = pinned_template(self._tokenizer.get_chat_template())
+        text = self._tokenizer.apply_chat_template(
+            list(request.messages), chat_template=template, add_generation_prompt=True, tokenize=False
+        )
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is not None and len(ids) + request.max_tokens > limit:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from sluice_api.chat import end_tokens
 from sluice_api.contracts.jobs import ProbePlan, ProbeResult
+from sluice_trainer.tokenise import render
 
 BATCH = 16
 """Prompts that are answered together."""
@@ -94,7 +95,8 @@ class LiveModel:
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         messages = [{"role": "user", "content": prompt.text}]
-        ids: list[int] = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        text = render(self._tokenizer, messages, generation=True)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _generate(self, batch: list[list[int]], limits: list[int]) -> list[Answer]:

@@ -19,7 +19,7 @@ import numpy as np
 import tokenizers
 
 from sluice_api.contracts.dataset import Turn
-from sluice_trainer.tokenise import Documents, TokenBatch, Tokeniser, join_batches
+from sluice_trainer.tokenise import Documents, TokenBatch, Tokeniser, join_batches, template_of
 
 FORMAT = 1
 """Version of the files and of what is tokenised how; a change of either makes earlier files unknown."""
@@ -65,7 +65,7 @@ def cache_key(dataset: str, tokenizer: Any) -> str:
         "tokenizers": tokenizers.__version__,
         "dataset": dataset,
         "tokenizer": backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
-        "template": tokenizer.chat_template,
+        "template": template_of(tokenizer),
         "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
         "stops": sorted(tokenizer.all_special_ids),
     }

@@ -9,6 +9,7 @@ boundaries, in training as in serving.
 import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, overload
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from sluice_api.chat import to_messages
+from sluice_api.chat import pinned_template, strftime_now, to_messages
 from sluice_api.contracts.dataset import Turn
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
@@ -72,7 +73,8 @@ class Tokeniser:
         """Prepare a transformers tokenizer; one without a template is refused when the first conversation comes."""
         self._tokenizer = tokenizer
         template = getattr(tokenizer, "chat_template", None)
-        self._plan = ChatPlan(template, tokenizer.special_tokens_map) if isinstance(template, str) else None
+        variables = {**tokenizer.special_tokens_map, "strftime_now": strftime_now}
+        self._plan = ChatPlan(template, variables) if isinstance(template, str) else None
         self._words = WordEncoder(tokenizer) if getattr(tokenizer, "is_fast", False) else None
         self._stops = frozenset(tokenizer.all_special_ids)
         self._checked: set[tuple[str, ...]] = set()
@@ -204,8 +206,8 @@ def message_segments(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> l
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt = _render(tokenizer, messages[:index], generation=True)
-        answered = _render(tokenizer, messages[: index + 1], generation=False)
+        prompt = render(tokenizer, messages[:index], generation=True)
+        answered = render(tokenizer, messages[: index + 1], generation=False)
         if not prompt.startswith(done) or not answered.startswith(prompt):
             reason = (
                 "the base model's chat template rewrites earlier turns, so that prompt and answer cannot be told "
@@ -217,15 +219,56 @@ def message_segments(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> l
     return [piece for piece in pieces if piece[0]]
 
 
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation: bool) -> str:
-    """The conversation as text, by the tokenizer's own template."""
-    if not getattr(tokenizer, "chat_template", None):
-        message = (
-            "the base model's tokenizer has no chat template: add `chat_template.jinja` (or `chat_template` in "
-            "tokenizer_config.json), the one that serving uses"
+def template_of(tokenizer: Any) -> str:
+    """The chat template that conversations are rendered with, its date pinned (`pinned_template`).
+
+    Raises:
+        WorkerError: `UserError` when there is none, or several and none of them is the default.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        with suppress(ValueError):
+            return pinned_template(str(tokenizer.get_chat_template()))
+    message = (
+        "the base model's tokenizer has no chat template: add `chat_template.jinja` (or `chat_template` in "
+        "tokenizer_config.json), the one that serving uses"
+    )
+    raise WorkerError(FailureClass.USER_ERROR, message)
+
+
+def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation: bool) -> str:
+    """Chat messages as text, by the tokenizer's own template: what training, probes and serving have in common.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        messages: chat messages.
+        generation: whether the text ends where the assistant is to begin.
+
+    Raises:
+        WorkerError: `UserError` when there is no chat template, or the template cannot render these messages.
+    """
+    template = template_of(tokenizer)
+    try:
+        text = tokenizer.apply_chat_template(
+            list(messages), chat_template=template, tokenize=False, add_generation_prompt=generation
         )
-        raise WorkerError(FailureClass.USER_ERROR, message)
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation))
+    except (MemoryError, WorkerError):
+        raise
+    except Exception as error:  # a template is a program of the base's, and may raise anything
+        roles = ", ".join(str(message.get("role")) for message in messages) or "no turns"
+        reason = (
+            f"the base model's chat template cannot render a conversation of {roles} ({_said(error, template)}): give the base "
+            "a `chat_template.jinja` that can, the one that serving uses"
+        )
+        raise WorkerError(FailureClass.USER_ERROR, reason) from error
+    return str(text)
+
+
+def _said(error: Exception, template: str) -> str:
+    """An error of a template in one line, with the template's line where it is known."""
+    line = getattr(error, "lineno", None)
+    # Where the date is pinned, a line of ours comes first.
+    place = f" in its line {line - ('strftime_now' in template)}" if isinstance(line, int) else ""
+    return f"{type(error).__name__}{place}: {' '.join(str(error).split())[:300]}"
 
 
 def stop_tokens(tokenizer: Any) -> NDArray[np.int64]:
