@@ -256,8 +256,8 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation:
     except Exception as error:  # a template is a program of the base's, and may raise anything
         roles = ", ".join(str(message.get("role")) for message in messages) or "no turns"
         reason = (
-            f"the base model's chat template cannot render a conversation of {roles} ({_said(error, template)}): give the base "
-            "a `chat_template.jinja` that can, the one that serving uses"
+            f"the base model's chat template cannot render a conversation of {roles} ({_said(error, template)}): "
+            "give the base a `chat_template.jinja` that can, the one that serving uses"
         )
         raise WorkerError(FailureClass.USER_ERROR, reason) from error
     return str(text)
