@@ -6,6 +6,7 @@ names) and models that bring code of their own are refused before anything opens
 
 import json
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ EXECUTABLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckp
 
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 """Files of a hub repository that are downloaded: weights, configurations, tokenizers, chat templates."""
+
+INDEX_SUFFIX = ".safetensors.index.json"
+"""Ends the names of files that say which tensor lies in which safetensors file."""
+
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+"""Makes libraries add the adapter that lies beside it to whatever they load from the folder."""
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _HEADER_LIMIT = 100 << 20
@@ -64,12 +71,18 @@ def check_model(uri: str, folder: Path) -> None:
 
     Raises:
         NotFoundError: no `config.json`, or no safetensors file.
-        CorruptError: a pickle, a Python file, `auto_map` in a configuration, or a broken safetensors file.
+        CorruptError: a pickle, a Python file, an adapter, `auto_map` in a configuration, a broken safetensors file, or
+            weights looked for in a file that the folder's digest does not cover.
     """
     files = list(tree_files(folder))
     for name, _ in files:
         _check_name(uri, name)
     names = {name for name, _ in files}
+    if ADAPTER_CONFIG_FILE in names:
+        message = (
+            f"refused: {ADAPTER_CONFIG_FILE} would have an adapter added to the model; remove it, or merge it first"
+        )
+        raise CorruptError(uri, message)
     if "config.json" not in names:
         raise NotFoundError(uri, "holds no config.json; point to a transformers model folder")
     weights = [(name, file) for name, file in files if name.endswith(".safetensors")]
@@ -77,7 +90,9 @@ def check_model(uri: str, folder: Path) -> None:
         raise NotFoundError(uri, "holds no *.safetensors weights; convert the model to safetensors")
     for name, file in files:
         if name.endswith("config.json"):
-            _check_configuration(uri, name, file)
+            _check_configuration(uri, name, file, names)
+        if name.endswith(INDEX_SUFFIX):
+            _check_index(uri, name, file, names)
     for name, file in weights:
         _check_safetensors(uri, name, file)
 
@@ -90,13 +105,39 @@ def _check_name(uri: str, name: str) -> None:
         raise CorruptError(uri, f"refused: {name} is code that the model brings; use a model that transformers knows")
 
 
-def _check_configuration(uri: str, name: str, file: Path) -> None:
-    try:
-        configuration: Any = json.loads(file.read_bytes())
-    except ValueError:
-        raise CorruptError(uri, f"{name} is no JSON; fetch the model again") from None
-    if isinstance(configuration, dict) and configuration.get("auto_map"):
+def _check_configuration(uri: str, name: str, file: Path, names: Container[str]) -> None:
+    configuration = _document(uri, name, file)
+    if not isinstance(configuration, dict):
+        return
+    if configuration.get("auto_map"):
         raise CorruptError(uri, f"refused: {name} asks for code of its own (auto_map); use a model transformers knows")
+    weights = configuration.get("transformers_weights")
+    if weights is not None and weights not in names:
+        message = (
+            f"refused: {name} takes weights from {weights!r} (transformers_weights), which the digest does not cover"
+        )
+        raise CorruptError(uri, f"{message}; name a *.safetensors file of the model")
+
+
+def _check_index(uri: str, name: str, file: Path, names: Container[str]) -> None:
+    """An index may send readers only to safetensors files of the folder: others are in neither digest nor check."""
+    index = _document(uri, name, file)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict):
+        raise CorruptError(uri, f"{name} has no weight_map; fetch the model again")
+    folder = name.rpartition("/")[0]
+    for tensor, place in places.items():
+        found = isinstance(place, str) and place.endswith(".safetensors")
+        if not found or (f"{folder}/{place}" if folder else place) not in names:
+            message = f"refused: {name} looks for {tensor} in {place!r}, which is no safetensors file of the model"
+            raise CorruptError(uri, f"{message}; fetch the model again, or correct weight_map")
+
+
+def _document(uri: str, name: str, file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise CorruptError(uri, f"{name} is no JSON; fetch the model again") from None
 
 
 def _check_safetensors(uri: str, name: str, file: Path) -> None:
@@ -111,7 +152,7 @@ def _check_safetensors(uri: str, name: str, file: Path) -> None:
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
         if 8 + length + max(ends, default=0) != size:
             raise ValueError("size differs from the header's")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise CorruptError(uri, f"{name} is truncated or no safetensors file; fetch the model again") from None
 
 

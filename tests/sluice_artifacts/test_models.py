@@ -100,6 +100,48 @@ class TestFolderAndBucket:
         with pytest.raises(CorruptError, match=f"{name} asks for code"):
             fetch_model(ModelRef(uri=uri), tmp_path / "cache")
 
+    @pytest.mark.parametrize(
+        "place_named",
+        [
+            ".hidden.safetensors",
+            "../outside.safetensors",
+            "/elsewhere/x.safetensors",
+            "weights.data",
+            "absent.safetensors",
+            "./model.safetensors",
+            7,
+        ],
+    )
+    def test_an_index_that_leads_out_of_the_digest_is_refused(self, place, tmp_path, place_named):
+        index = {"weight_map": {"v": "model.safetensors", "w": place_named}}
+        files = {".hidden.safetensors": safetensors(), "weights.data": safetensors()}
+        uri = place({**GOOD, **files, "model.safetensors.index.json": json.dumps(index).encode()})
+        with pytest.raises(CorruptError, match=r"model\.safetensors\.index\.json looks for w in .*no safetensors file"):
+            fetch_model(ModelRef(uri=uri), tmp_path / "cache")
+
+    def test_an_index_of_files_that_are_there_is_let_through(self, place, tmp_path):
+        index = json.dumps({"weight_map": {"w": "model.safetensors"}}).encode()
+        other = {"deep/model.safetensors.index.json": index, "deep/model.safetensors": safetensors()}
+        uri = place({**GOOD, **other, "model.safetensors.index.json": index})
+        fetch_model(ModelRef(uri=uri), tmp_path / "cache")
+
+    @pytest.mark.parametrize("data", [b"[]", b"{}", b'{"weight_map": []}', b"[" * 100_000])
+    def test_an_index_of_another_form_is_refused(self, place, tmp_path, data):
+        uri = place({**GOOD, "model.safetensors.index.json": data})
+        with pytest.raises(CorruptError, match=r"model\.safetensors\.index\.json (has no weight_map|is no JSON)"):
+            fetch_model(ModelRef(uri=uri), tmp_path / "cache")
+
+    def test_a_configuration_that_takes_weights_from_elsewhere_is_refused(self, place, tmp_path):
+        files = {**GOOD, ".hidden.safetensors": safetensors()}
+        uri = place({**files, "config.json": b'{"transformers_weights": ".hidden.safetensors"}'})
+        with pytest.raises(CorruptError, match="which the digest does not cover"):
+            fetch_model(ModelRef(uri=uri), tmp_path / "cache")
+
+    def test_an_adapter_in_a_base_is_refused(self, place, tmp_path):
+        uri = place({**GOOD, "adapter_config.json": b"{}", "adapter_model.safetensors": safetensors()})
+        with pytest.raises(CorruptError, match=r"adapter_config\.json would have an adapter added"):
+            fetch_model(ModelRef(uri=uri), tmp_path / "cache")
+
     def test_a_broken_configuration_is_refused(self, place, tmp_path):
         uri = place({**GOOD, "config.json": b"{"})
         with pytest.raises(CorruptError, match=r"config\.json is no JSON"):
