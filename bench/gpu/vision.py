@@ -5,7 +5,7 @@ layers only). Patches are made up and lie in memory, so that neither side decode
 pads as its own does, because its own wants a whole processor.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import workload
 from contenders import Ready, _carry_out, _run_trl, _settings, _tokenizer
+from peers import in_halves, recomputed
 
 from sluice_trainer.attention import IMPLEMENTATION
 from sluice_trainer.fused import fuse
@@ -26,8 +27,12 @@ IMAGE, VIDEO, START, END = 2, 3, 4, 5
 """Tokens of what is seen."""
 PATCH, MERGE, FRAMES = 14, 2, 2
 """Pixels of a patch's side, patches of a token's side, frames of a patch."""
-PADDED_BATCH = 8
-"""Conversations of a step of the padding peer: about as many as fit into the product's rows of a step."""
+BATCH = 8
+"""Conversations of a step, on average for the product, exactly for TRL."""
+
+
+POOL = 8192
+"""Patches to take pictures from; more than any picture has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,11 @@ class Seeing:
     """Patches of pictures in height and width; the first is a screenshot of 1280 × 720 pixels."""
 
 
-SHAPES = {"8b": Seeing(), "tiny": Seeing(tower_layers=2, tower_size=64, grids=((4, 6), (2, 4)))}
+SHAPES = {
+    "8b": Seeing(),
+    "small": Seeing(tower_layers=4, tower_size=640, grids=((26, 46), (18, 32))),
+    "tiny": Seeing(tower_layers=2, tower_size=64, grids=((4, 6), (2, 4))),
+}
 """Towers by the name of the language model's shape."""
 
 
@@ -111,15 +120,20 @@ def documents(toy: workload.Toy, seeing: Seeing) -> list[Document]:
 
 
 @cache
-def _patches(name: str, count: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(int(name.removesuffix(".png")))
-    return torch.randn(count, 3 * FRAMES * PATCH * PATCH, generator=generator)
+def _pool(count: int) -> torch.Tensor:
+    """Made-up patches, drawn once: drawing them anew would be part of the steps that are measured."""
+    return torch.randn(count, 3 * FRAMES * PATCH * PATCH, generator=torch.Generator().manual_seed(3))
 
 
 def pixels(pictures: Sequence[Picture]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Made-up patches of pictures, and their grids."""
-    grids = torch.tensor([picture.grid for picture in pictures])
-    return torch.cat([_patches(each.name, int(np.prod(each.grid))) for each in pictures]), grids
+    """Made-up patches of pictures, from somewhere in the pool, and their grids."""
+    pool = _pool(POOL)
+    parts = []
+    for picture in pictures:
+        count = int(np.prod(picture.grid))
+        start = int(picture.name.removesuffix(".png")) * 997 % (POOL - count)
+        parts.append(pool[start : start + count])
+    return torch.cat(parts), torch.tensor([picture.grid for picture in pictures])
 
 
 class MadeUpEyes:
@@ -146,7 +160,7 @@ def sluice_packed(ready: Ready, toy: workload.Toy, shape: str) -> None:
         seen["rows"] = record.epoch * len(rows)
         return count
 
-    _carry_out(ready, toy, recipe, sft_sizes(rows), units, tokens_per_step=round(mean * PADDED_BATCH))
+    _carry_out(ready, toy, recipe, sft_sizes(rows), units, tokens_per_step=round(mean * BATCH))
 
 
 def collate(rows: Sequence[Document]) -> dict[str, torch.Tensor]:
@@ -170,8 +184,7 @@ def collate(rows: Sequence[Document]) -> dict[str, torch.Tensor]:
     }
 
 
-def trl_padded(ready: Ready, toy: workload.Toy, shape: str) -> None:
-    """TRL: eight conversations a step, padded to the longest."""
+def _trl_padded(ready: Ready, toy: workload.Toy, shape: str, options: dict[str, Any]) -> None:
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
@@ -179,6 +192,12 @@ def trl_padded(ready: Ready, toy: workload.Toy, shape: str) -> None:
 
     rows = documents(toy, SHAPES[shape])
     data = Dataset.from_dict({"number": list(range(len(rows)))})
+    settings = {
+        "max_length": None,
+        "remove_unused_columns": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        **options,
+    }
 
     def padded(examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         return collate([rows[example["number"]] for example in examples])
@@ -188,16 +207,7 @@ def trl_padded(ready: Ready, toy: workload.Toy, shape: str) -> None:
         targets = language_targets(model, "all-linear", "all-linear")
         return SFTTrainer(
             model=model,
-            args=SFTConfig(
-                **_settings(
-                    folder,
-                    toy,
-                    max_length=None,
-                    per_device_train_batch_size=PADDED_BATCH,
-                    remove_unused_columns=False,
-                    dataset_kwargs={"skip_prepare_dataset": True},
-                )
-            ),
+            args=SFTConfig(**_settings(folder, toy, **settings)),
             train_dataset=data,
             data_collator=padded,
             processing_class=_tokenizer(),
@@ -209,5 +219,11 @@ def trl_padded(ready: Ready, toy: workload.Toy, shape: str) -> None:
     _run_trl(ready, make)
 
 
-CONTENDERS: dict[str, Callable[..., None]] = {"sluice": sluice_packed, "TRL padded": trl_padded}
-"""Contenders by name."""
+def trl_in_halves(ready: Ready, toy: workload.Toy, shape: str) -> None:
+    """TRL: eight conversations a step in two batches, each padded to its longest."""
+    _trl_padded(ready, toy, shape, in_halves(BATCH))
+
+
+def trl_recomputed(ready: Ready, toy: workload.Toy, shape: str) -> None:
+    """TRL: eight conversations a step, padded to the longest, with activations computed again."""
+    _trl_padded(ready, toy, shape, recomputed(BATCH))

@@ -2,6 +2,7 @@
 
 Same model, weights, tokens, scored tokens, adapter, precision (fp32), clipping, optimizer and tokens or pairs of a step
 for all. Logging, saving, progress bars and gradient checkpointing are off for TRL, whose defaults would cost it speed.
+Further settings of TRL, for an accelerator, are those of `bench/gpu/peers.py`.
 """
 
 import tempfile
@@ -49,6 +50,11 @@ def _adapted(toy: workload.Toy) -> Any:
     return fuse(add_adapter(base, LoraSettings(rank=workload.RANK, alpha=workload.ALPHA), seed=0))
 
 
+def _longest_row(toy: workload.Toy, tokens_per_step: int) -> int:
+    """Tokens of a row at most: on an accelerator a whole step's, since short rows leave it waiting for launches."""
+    return toy.row if toy.device == "cpu" else max(toy.row, tokens_per_step)
+
+
 def _carry_out(
     ready: Ready, toy: workload.Toy, recipe: Any, sizes: Any, units: Callable[[Any], float], **shape: Any
 ) -> None:
@@ -56,7 +62,8 @@ def _carry_out(
     from sluice_trainer.plan import PlanConfig, build_plan
     from sluice_trainer.schedule import Schedule
 
-    plan = build_plan(sizes, PlanConfig(max_length=toy.row, max_steps=100_000 // len(sizes), **shape))
+    limit = _longest_row(toy, shape["tokens_per_step"])
+    plan = build_plan(sizes, PlanConfig(max_length=limit, max_steps=100_000 // len(sizes), **shape))
     schedule = Schedule(peak=workload.RATE, steps=len(plan.steps), decay="constant", warmup_ratio=0.0)
     try:
         train(plan, _TurnHooks(ready(), units), recipe=recipe, config=LoopConfig(schedule=schedule))
@@ -82,14 +89,15 @@ def dpo_sluice(ready: Ready, toy: workload.Toy) -> None:
 
     model, pairs = _adapted(toy), workload.pairs()
     device = torch.device(toy.device)
+    per_step = round(sum(sum(pair.lengths) for pair in pairs) / len(pairs) * toy.pairs)
 
     def reference(some: list[Any]) -> torch.Tensor:
-        return reference_log_probabilities(model, some, row_tokens=toy.row, device=device, group=Alone())
+        limit = _longest_row(toy, per_step)
+        return reference_log_probabilities(model, some, row_tokens=limit, device=device, group=Alone())
 
     recipe = DpoRecipe(
         model, pairs, trained_parameters(model), reference=reference(pairs), beta=workload.BETA, device=device
     )
-    mean = sum(sum(pair.lengths) for pair in pairs) / len(pairs)
     steps: dict[str, float] = {}
 
     def units(record: Any) -> float:
@@ -103,7 +111,7 @@ def dpo_sluice(ready: Ready, toy: workload.Toy) -> None:
         recipe,
         pair_sizes(pairs),
         units,
-        tokens_per_step=round(mean * toy.pairs),
+        tokens_per_step=per_step,
     )
 
 
@@ -189,8 +197,15 @@ def _run_trl(ready: Ready, make: Callable[[str], Any]) -> None:
             return collate(examples)
 
         trainer.data_collator = counted
-        # Trainer prepares batches ahead of the step, so that counts are taken in order, one a step.
-        trainer.add_callback(_turn_callback(ready(), lambda: counts.pop(0)))
+
+        def units() -> float:
+            # Trainer prepares batches ahead of the step, so that counts are taken in order, one a batch of the step.
+            batches = trainer.current_gradient_accumulation_steps
+            done = sum(counts[:batches])
+            del counts[:batches]
+            return done
+
+        trainer.add_callback(_turn_callback(ready(), units))
         try:
             trainer.train()
         except NoMoreTurnsError:
@@ -204,14 +219,22 @@ def _real(examples: list[dict[str, Any]]) -> float:
     return float(len(examples))
 
 
-def _peer_model(toy: workload.Toy, attention: str | None) -> Any:
+def _peer_model(toy: workload.Toy, attention: str | None, compiled: bool) -> Any:
     model = workload.toy_model(toy)
     if attention is not None:
         model.set_attn_implementation(attention)
+    if compiled:
+        # Layer by layer: they are alike, so that one compilation serves all. It happens at the first call, adapter
+        # and all.
+        for layer in model.model.layers:
+            layer.compile()
     return model
 
 
-def _sft_trl(ready: Ready, toy: workload.Toy, *, attention: str | None = None, **options: Any) -> None:
+def sft_trl(
+    ready: Ready, toy: workload.Toy, *, attention: str | None = None, compiled: bool = False, **options: Any
+) -> None:
+    """TRL's supervised trainer, with further settings of its own; `compiled` compiles every layer."""
     from trl import SFTConfig, SFTTrainer
 
     from datasets import Dataset
@@ -226,7 +249,7 @@ def _sft_trl(ready: Ready, toy: workload.Toy, *, attention: str | None = None, *
 
     def make(folder: str) -> Any:
         return SFTTrainer(
-            model=_peer_model(toy, attention),
+            model=_peer_model(toy, attention, compiled),
             args=SFTConfig(**_settings(folder, toy, max_length=toy.row, **options)),
             train_dataset=data,
             processing_class=_tokenizer(),
@@ -238,22 +261,12 @@ def _sft_trl(ready: Ready, toy: workload.Toy, *, attention: str | None = None, *
 
 def sft_trl_packed(ready: Ready, toy: workload.Toy) -> None:
     """TRL: packed rows of as many tokens, one a step."""
-    _sft_trl(ready, toy, packing=True, per_device_train_batch_size=1)
-
-
-def sft_trl_flex(ready: Ready, toy: workload.Toy) -> None:
-    """TRL: packed rows through FlexAttention, which needs an accelerator."""
-    _sft_trl(ready, toy, attention="flex_attention", packing=True, per_device_train_batch_size=1)
-
-
-def sft_trl_compiled(ready: Ready, toy: workload.Toy) -> None:
-    """TRL: packed rows, FlexAttention, the model compiled."""
-    _sft_trl(ready, toy, attention="flex_attention", packing=True, per_device_train_batch_size=1, torch_compile=True)
+    sft_trl(ready, toy, packing=True, per_device_train_batch_size=1)
 
 
 def sft_trl_padded(ready: Ready, toy: workload.Toy) -> None:
     """TRL: eight conversations a step, padded to the longest."""
-    _sft_trl(ready, toy, packing=False, per_device_train_batch_size=8)
+    sft_trl(ready, toy, packing=False, per_device_train_batch_size=8)
 
 
 def _words(tokens: Any) -> str:
@@ -262,7 +275,12 @@ def _words(tokens: Any) -> str:
 
 
 def dpo_trl(ready: Ready, toy: workload.Toy) -> None:
-    """TRL: eight pairs a step, padded; the reference by switching the adapter off."""
+    """TRL: eight pairs a step, padded."""
+    trl_on_pairs(ready, toy, per_device_train_batch_size=toy.pairs)
+
+
+def trl_on_pairs(ready: Ready, toy: workload.Toy, **options: Any) -> None:
+    """TRL's trainer of pairs, with further settings of its own; the reference by switching the adapter off."""
     from trl import DPOConfig, DPOTrainer
 
     from datasets import Dataset
@@ -279,15 +297,7 @@ def dpo_trl(ready: Ready, toy: workload.Toy) -> None:
     def make(folder: str) -> Any:
         return DPOTrainer(
             model=workload.toy_model(toy),
-            args=DPOConfig(
-                **_settings(
-                    folder,
-                    toy,
-                    max_length=toy.row,
-                    beta=workload.BETA,
-                    per_device_train_batch_size=toy.pairs,
-                )
-            ),
+            args=DPOConfig(**_settings(folder, toy, max_length=toy.row, beta=workload.BETA, **options)),
             train_dataset=data,
             processing_class=_tokenizer(),
             peft_config=_peft_config(),
