@@ -89,6 +89,13 @@ class FileStore:
         """Copy a file out, verified. An `OSError` is about the copy."""
         return write_stream(uri, _chunks(uri, file_path(uri)), path, sha256=sha256)
 
+    def sha256(self, uri: str) -> str:
+        """Return the SHA-256 of a file."""
+        digest = hashlib.sha256()
+        for chunk in _chunks(uri, file_path(uri)):
+            digest.update(chunk)
+        return digest.hexdigest()
+
     def upload(self, path: Path, uri: str, *, if_absent: bool = False) -> str:
         """Copy a file in. An `OSError` is about the file that is read."""
         target = file_path(uri)

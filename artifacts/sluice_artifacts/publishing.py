@@ -5,7 +5,8 @@ sees a manifest sees every file of it. A single document lies at `<prefix>/<sha2
 the same content twice, at the same time or after a crash, ends in the same place with the same bytes.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from sluice_api.contracts.base import ArtifactRef, Contract
 from sluice_api.contracts.dataset import FileEntry
 from sluice_artifacts.digests import canonical_json, digest_bytes, digest_file, from_hex, to_hex
-from sluice_artifacts.errors import ConflictError, CorruptError
+from sluice_artifacts.errors import ConflictError, CorruptError, NotFoundError
 from sluice_artifacts.folders import folder_lock, new_folder
 from sluice_artifacts.store import Store, check_relative, join, open_store
 
@@ -22,12 +23,16 @@ MANIFEST_FILE = "manifest.json"
 """Name of the manifest below an artifact's prefix."""
 
 M = TypeVar("M", bound=Contract)
+_log = logging.getLogger(__name__)
 
 
 def publish(
     prefix: str, files: Mapping[str, Path | bytes], manifest: Callable[[list[FileEntry]], Contract]
 ) -> ArtifactRef:
     """Publish a folder artifact and return its reference; `uri` is the folder `<prefix>/<sha256>/`.
+
+    Where the artifact lies already, each of its files is read and compared, and sent again where it is missing or
+    another: what is returned can be fetched.
 
     Args:
         prefix: Where versions lie side by side.
@@ -50,6 +55,7 @@ def publish(
     manifest_uri = join(ref.uri, MANIFEST_FILE)
     if store.exists(manifest_uri):
         _check_same(store, manifest_uri, data)
+        _mend(store, ref, entries, files)
         return ref
     for entry in entries:
         _send(store, join(ref.uri, entry.path), files[entry.path], entry.sha256)
@@ -157,6 +163,23 @@ def _send(store: Store, uri: str, content: Path | bytes, sha256: str) -> None:
         store.write(uri, content)
     elif store.upload(content, uri) != sha256:
         raise CorruptError(uri, f"{content.name} changed while it was published; publish again once nobody writes it")
+
+
+def _mend(store: Store, ref: ArtifactRef, entries: Sequence[FileEntry], files: Mapping[str, Path | bytes]) -> None:
+    """Send again what is missing or damaged of a published artifact."""
+    sizes = {info.uri: info.size for info in store.list(ref.uri)}
+    for entry in entries:
+        uri = join(ref.uri, entry.path)
+        if sizes.get(uri) != entry.size or not _holds(store, uri, entry.sha256):
+            _log.warning("%s: missing or damaged since it was published, and sent again", uri)
+            _send(store, uri, files[entry.path], entry.sha256)
+
+
+def _holds(store: Store, uri: str, sha256: str) -> bool:
+    try:
+        return store.sha256(uri) == sha256
+    except (NotFoundError, CorruptError):
+        return False
 
 
 def _write_once(store: Store, uri: str, data: bytes) -> None:

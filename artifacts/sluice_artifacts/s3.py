@@ -164,6 +164,13 @@ class S3Store:
         """Stream an object to a file, verified. An `OSError` is about the file."""
         return write_stream(uri, iter(_Download(self._client, self._endpoint, uri)), path, sha256=sha256)
 
+    def sha256(self, uri: str) -> str:
+        """Stream an object, and return its SHA-256."""
+        digest = hashlib.sha256()
+        for chunk in _Download(self._client, self._endpoint, uri):
+            digest.update(chunk)
+        return digest.hexdigest()
+
     def upload(self, path: Path, uri: str, *, if_absent: bool = False) -> str:
         """Stream a file to an object; a large one in parts, which become visible together."""
         bucket, key = location(uri)

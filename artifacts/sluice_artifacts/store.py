@@ -54,6 +54,10 @@ class Store(Protocol):
         """
         ...
 
+    def sha256(self, uri: str) -> str:
+        """Stream an object and return its SHA-256 in hexadecimal; nothing is kept."""
+        ...
+
     def upload(self, path: Path, uri: str, *, if_absent: bool = False) -> str:
         """Stream a file to an object and return the SHA-256, in hexadecimal, of the bytes that were sent.
 

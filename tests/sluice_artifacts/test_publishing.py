@@ -61,6 +61,17 @@ class TestPublish:
         assert publish(root, FILES, manifest) == ref
         assert {info.uri: (info.modified, info.etag) for info in open_store(root).list(root)} == before
 
+    @pytest.mark.parametrize("damage", [b"x", b'{"row": 2}\n', None])
+    def test_again_mends_what_was_damaged(self, root, tmp_path, damage):
+        ref = publish(root, FILES, manifest)
+        store, uri = open_store(root), ref.uri + "train.jsonl"
+        before = {info.uri: (info.modified, info.etag) for info in store.list(root) if info.uri != uri}
+        store.delete(uri) if damage is None else store.write(uri, damage)
+        assert publish(root, FILES, manifest) == ref
+        fetch(ref, tmp_path / "copy", DatasetManifest)
+        assert (tmp_path / "copy" / "train.jsonl").read_bytes() == FILES["train.jsonl"]
+        assert {info.uri: (info.modified, info.etag) for info in store.list(root) if info.uri != uri} == before
+
     def test_other_content_lies_beside_it(self, root):
         first = publish(root, FILES, manifest)
         second = publish(root, {**FILES, "train.jsonl": b"other"}, manifest)

@@ -32,6 +32,7 @@ class TestObjects:
         etag = store.write(uri, b"first \x00\xff")
         assert store.read_with_etag(uri) == (b"first \x00\xff", etag)
         assert store.exists(uri)
+        assert store.sha256(uri) == hashlib.sha256(b"first \x00\xff").hexdigest()
         assert not store.exists(join(root, "a"))
         assert store.write(uri, b"second") != etag
         assert store.read(uri) == b"second"
@@ -49,7 +50,7 @@ class TestObjects:
     def test_what_is_missing_is_named(self, store, root, tmp_path):
         uri = join(root, "absent.json")
         target = tmp_path / "copy"
-        for call in (store.read, store.read_with_etag, lambda uri: store.download(uri, target)):
+        for call in (store.read, store.read_with_etag, store.sha256, lambda uri: store.download(uri, target)):
             with pytest.raises(NotFoundError, match=r"absent\.json: .*check") as caught:
                 call(uri)
             assert caught.value.uri == uri
