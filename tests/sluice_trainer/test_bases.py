@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from seeing_models import seeing_model
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
-from sluice_trainer.model import load_base, load_tokenizer
+from sluice_trainer.model import LoraSettings, add_adapter, load_base, load_tokenizer, target_names
 from tiny_models import save_base, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -101,6 +102,45 @@ def test_values_that_cannot_be_are_user_errors(base: Path, values: dict[str, Any
 def test_documents_of_another_form_are_user_errors(base: Path, name: str, text: str) -> None:
     (base / name).write_text(text)
     refusal(base)
+
+
+def adapted(base: Any, *targets: str) -> set[str]:
+    """Last parts of the names of the modules that get an adapter."""
+    model = add_adapter(base, LoraSettings(rank=2, alpha=4, target_modules=targets), seed=1)
+    return {name.rpartition(".")[2] for name in target_names(model)}
+
+
+ALL = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (("q_proj", "layers.1.self_attn.v_proj"), {"q_proj", "v_proj"}),
+        (("all-linear",), ALL),
+        (("all-linear", "q_proj"), ALL),
+        (("embed_tokens", "all-linear"), ALL | {"embed_tokens"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_every_name_of_a_module_counts(targets: tuple[str, ...], found: set[str]) -> None:
+    assert adapted(tiny_model(tiny_tokenizer()), *targets) == found
+
+
+@pytest.mark.parametrize("unknown", ["v_prjo", "", "proj", "layers.2.self_attn.q_proj"])
+@pytest.mark.parametrize("seeing", [False, True])
+def test_a_name_that_no_module_has_is_a_user_error_that_names_it(unknown: str, seeing: bool) -> None:
+    base = seeing_model() if seeing else tiny_model(tiny_tokenizer())
+    for others in ((), ("q_proj",), ("all-linear",)):
+        with pytest.raises(WorkerError, match=f"^lora.targetModules: .*no module '{unknown}'.*o_proj") as caught:
+            adapted(base, *others, unknown)
+        assert caught.value.failure_class is FailureClass.USER_ERROR
+
+
+def test_a_module_of_the_tower_is_named_with_the_tower() -> None:
+    with pytest.raises(WorkerError, match="no module 'qkv'"):
+        adapted(seeing_model(), "q_proj", "qkv")
+    assert adapted(seeing_model(), "q_proj", "visual.blocks.0.attn.qkv") == {"q_proj", "qkv"}
 
 
 def test_want_of_memory_and_a_failing_disk_are_no_faults_of_the_base(

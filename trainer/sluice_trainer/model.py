@@ -154,10 +154,26 @@ def add_adapter(base: Any, settings: LoraSettings, seed: int) -> PeftModel:
 
 
 def _targets(base: Any, settings: LoraSettings) -> str | tuple[str, ...]:
-    """The modules asked for, as peft is told of them."""
+    """The modules asked for, as peft is told of them; `all-linear` among names is every linear layer besides these.
+
+    Raises:
+        WorkerError: `UserError` for a name that no module has: peft passes over it where another name fits.
+    """
     targets = settings.target_modules
-    if getattr(base.config, "vision_config", None) is not None:
+    names = [each for each in ((targets,) if isinstance(targets, str) else targets) if each != ALL_LINEAR]
+    seeing = getattr(base.config, "vision_config", None) is not None
+    if not isinstance(targets, str):
+        fits = partial(language_targets, base, everything=ALL_LINEAR) if seeing else partial(_adapted_names, base)
+        if unknown := [each for each in names if not fits([each])]:
+            message = (
+                f"lora.targetModules: the base model has no module {', '.join(map(repr, unknown))} to adapt: correct "
+                f"the name, or use all-linear; its linear layers are {', '.join(_linear_names(base))}"
+            )
+            raise WorkerError(FailureClass.USER_ERROR, message[:1000])
+    if seeing:
         return tuple(language_targets(base, targets, ALL_LINEAR)) or targets
+    if not isinstance(targets, str) and ALL_LINEAR in targets:
+        targets = tuple(sorted({*_linear_names(base), *names})) if names else ALL_LINEAR
     if targets == ALL_LINEAR and any(role_of(name) == EXPERTS and p.ndim > 2 for name, p in base.named_parameters()):
         return _linear_names(base)
     return targets
@@ -167,7 +183,7 @@ def _adapted_names(base: Any, targets: str | Iterable[str]) -> set[str]:
     """Full names of the modules that targets mean, read as peft reads them."""
     if targets == ALL_LINEAR:
         targets = _linear_names(base)
-    names = [name for name, _ in base.named_modules()]
+    names = [name for name, _ in base.named_modules() if name]
     if isinstance(targets, str):
         return {name for name in names if re.fullmatch(targets, name)}
     ends = tuple(f".{target}" for target in targets)
