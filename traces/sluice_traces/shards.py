@@ -272,10 +272,18 @@ def iter_shard(path: Path) -> Iterator[tuple[Any, bytes]]:
     Raises:
         ShardError: the file cannot be read.
     """
+    first = 1
     for table in iter_tables(path):
+        if "digest" not in table.column_names:
+            raise ShardError(f"{path.name}: has no column digest: build the dataset with `sluice trace convert`")
         names = [name for name in table.column_names if name not in _LINEAGE_NAMES]
-        rows = map(_without_nulls, table.select(names).to_pylist())
+        try:
+            rows = list(map(_without_nulls, table.select(names).to_pylist()))
+        except UnicodeDecodeError as error:
+            places = f"{path.name}:{first} to {first + table.num_rows - 1}"
+            raise ShardError(f"{places}: not UTF-8 text ({error.reason}): publish the dataset again") from None
         yield from zip(rows, table.column("digest").to_pylist(), strict=True)
+        first += table.num_rows
 
 
 def _shard_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -298,8 +306,25 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line.decode())
+                row = _json_row(line)
             except UnicodeDecodeError as error:
                 raise ShardError(f"{path.name}:{number}: not UTF-8 text ({error.reason})") from None
             except json.JSONDecodeError as error:
                 raise ShardError(f"{path.name}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+            except RecursionError:
+                raise ShardError(f"{path.name}:{number}: brackets are nested too deeply for a row") from None
+            except ValueError as error:
+                # Python reads no integer of more digits than `sys.get_int_max_str_digits`.
+                raise ShardError(f"{path.name}:{number}: no JSON that can be read ({error})") from None
+            yield number, row
+
+
+def _json_row(line: bytes) -> Any:
+    """The row of a line; halves of surrogate pairs, which JSON can spell and no text holds, are refused."""
+    row = json.loads(line.decode())
+    if b"\\ud" in line or b"\\uD" in line:
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair, \\ud800 to \\udfff without its other half") from None
+    return row

@@ -109,7 +109,7 @@ class ChatPlan:
         try:
             if _keeps_guard(environment.parse(template)):
                 self._template = environment.from_string(template)
-        except jinja2.TemplateError:
+        except (jinja2.TemplateError, RecursionError):
             # The tokenizer's own renderer knows more than this one, or says what is wrong.
             self._template = None
         self._known: dict[tuple[str, ...], list[tuple[Parts, bool]] | None] = {}
@@ -156,7 +156,17 @@ class ChatPlan:
         messages = [{"role": role, "content": _Guarded(text)} for role, text in zip(roles, contents, strict=True)]
         try:
             text = self._template.render(messages=messages, add_generation_prompt=generation, **self._variables)
-        except (_LookedAtError, jinja2.TemplateError, TypeError, ValueError):
+        except (
+            _LookedAtError,
+            jinja2.TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):
+            # What a template raises is the tokenizer's own renderer's to say.
             return None
         return _split(text, contents)
 

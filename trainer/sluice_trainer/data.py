@@ -1,6 +1,7 @@
 """Rows on disk: reading them, and refusing what must not be learnt."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,15 @@ def stream_rows(paths: Path | Sequence[Path], model: type[Row], check: Callable[
         raise WorkerError(FailureClass.DATA, message)
 
 
+def place_of(paths: Sequence[Path], number: int) -> str:
+    """Where a row lies, as `file:row`; `number` counts the rows of all files from 0.
+
+    Raises:
+        WorkerError: as `read_rows`.
+    """
+    return next((where for where, _ in islice(_contents(paths), number, None)), f"row {number + 1}")
+
+
 def check_rows(paths: Path | Sequence[Path], model: type[Row], check: Callable[[Row], str]) -> None:
     """Read every row and keep none.
 
@@ -71,6 +81,8 @@ def sft_objection(row: SftRow) -> str:
         )
     if not row.conversations or row.conversations[-1].role != "gpt":
         return "conversations: the last turn must be the assistant's (`gpt`)"
+    if row.conversations[0].role == "gpt":
+        return "conversations: the first turn must not be the assistant's (`gpt`): nothing asks for it"
     if not any(turn.role == "gpt" and turn.value.strip() for turn in row.conversations):
         return "conversations: no assistant turn says anything"
     return ""
@@ -90,6 +102,8 @@ def preference_objection(row: PreferenceRow) -> str:
     """Why preference training refuses a pair; empty when it does not."""
     if not row.prompt or row.prompt[-1].role == "gpt":
         return "prompt: the last turn must not be the assistant's (`gpt`)"
+    if row.prompt[0].role == "gpt":
+        return "prompt: the first turn must not be the assistant's (`gpt`): nothing asks for it"
     if not row.chosen.strip() or not row.rejected.strip():
         return "chosen and rejected must both say something"
     if row.chosen == row.rejected:

@@ -1,14 +1,16 @@
 """The rows of a job as what is packed: documents, or preference pairs, with pictures where the base model sees."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sluice_api.contracts.dataset import PreferenceRow, SftRow
-from sluice_trainer.data import ROWS, Row, read_rows, stream_rows, text_only_objection
+from sluice_artifacts.reporting import WorkerError
+from sluice_trainer.data import ROWS, Row, place_of, read_rows, stream_rows, text_only_objection
 from sluice_trainer.dpo import Pair, tokenize_pairs
 from sluice_trainer.token_cache import TokenCache
-from sluice_trainer.tokenise import Document
+from sluice_trainer.tokenise import ConversationError, Document, numbered
 from sluice_trainer.vision import Eyes, SeeingTokeniser
 
 
@@ -30,24 +32,36 @@ def read_documents(
         ArtifactError: the storage cannot be asked for screenshots.
     """
     model, check = ROWS["sft"]
-    if eyes is None:
-        plain = _with(check, text_only_objection)
-        return TokenCache(cache / "tokens").documents(
-            dataset, tokenizer, lambda: (row.conversations for row in stream_rows(files, model, plain))
-        )
-    seeing = SeeingTokeniser(tokenizer, eyes)
-    return [
-        seeing.document(row.conversations, row.image)
-        for row in _with_screens(files, model, _with(check, eyes.objection), eyes)
-    ]
+    with _placed(files):
+        if eyes is None:
+            plain = _with(check, text_only_objection)
+            return TokenCache(cache / "tokens").documents(
+                dataset, tokenizer, lambda: (row.conversations for row in stream_rows(files, model, plain))
+            )
+        seeing = SeeingTokeniser(tokenizer, eyes)
+        documents = []
+        for number, row in enumerate(_with_screens(files, model, _with(check, eyes.objection), eyes)):
+            with numbered(number):
+                documents.append(seeing.document(row.conversations, row.image))
+        return documents
 
 
 def read_pairs(files: Sequence[Path], tokenizer: Any, eyes: Eyes | None) -> list[Pair]:
     """Preference pairs of rows, in the rows' order; arguments and errors as of `read_documents`."""
     model, check = ROWS["dpo"]
-    if eyes is None:
-        return tokenize_pairs(read_rows(files, model, _with(check, text_only_objection)), tokenizer)
-    return tokenize_pairs(list(_with_screens(files, model, _with(check, eyes.objection), eyes)), tokenizer, eyes)
+    with _placed(files):
+        if eyes is None:
+            return tokenize_pairs(read_rows(files, model, _with(check, text_only_objection)), tokenizer)
+        return tokenize_pairs(list(_with_screens(files, model, _with(check, eyes.objection), eyes)), tokenizer, eyes)
+
+
+@contextmanager
+def _placed(files: Sequence[Path]) -> Iterator[None]:
+    """Name file and row of a conversation that cannot be made into tokens."""
+    try:
+        yield
+    except ConversationError as error:
+        raise WorkerError(error.failure_class, f"{place_of(files, error.number)}: {error.message}") from error
 
 
 def _with(first: Callable[[Any], str], second: Callable[[Any], str]) -> Callable[[Any], str]:

@@ -25,13 +25,22 @@ from numpy.typing import NDArray
 from torch.nn.functional import logsigmoid
 
 from sluice_api.contracts.dataset import PreferenceRow, Turn
+from sluice_api.contracts.jobs import FailureClass
 from sluice_trainer.attention import RowLayout
 from sluice_trainer.flops import Load
 from sluice_trainer.group import Group, shares
-from sluice_trainer.head import scored_losses
+from sluice_trainer.head import check_tokens, scored_losses
 from sluice_trainer.plan import DocumentSize
 from sluice_trainer.recipes import row_inputs
-from sluice_trainer.tokenise import Picture, document_of, render_segments, stop_tokens
+from sluice_trainer.tokenise import (
+    ConversationError,
+    Picture,
+    document_of,
+    encoding,
+    numbered,
+    render_segments,
+    stop_tokens,
+)
 from sluice_trainer.vision import Eyes, SeeingTokeniser, Sight
 
 
@@ -66,39 +75,50 @@ def tokenize_pairs(rows: Sequence[PreferenceRow], tokenizer: Any, eyes: Eyes | N
         eyes: the base model's, which has nothing against the rows either; None where it reads text only.
 
     Raises:
-        WorkerError: `UserError` when the tokenizer has no chat template or the template rewrites earlier turns.
+        WorkerError: `UserError` when the tokenizer has no chat template, or cannot encode what it writes.
+        ConversationError: `UserError` when the template cannot render a row or rewrites earlier turns, `Data` when it
+            leaves nothing of a prompt or an answer.
     """
     stops = stop_tokens(tokenizer)
     seeing = SeeingTokeniser(tokenizer, eyes) if eyes is not None else None
 
-    def answer(row: PreferenceRow, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[Picture, ...]]:
+    def answer(
+        row: PreferenceRow, name: str, text: str
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[Picture, ...]]:
         turns = [*row.prompt, Turn.model_validate({"from": "gpt", "value": text})]
         pictures: tuple[Picture, ...] = ()
         if seeing is not None:
             segments, pictures = seeing.segments(turns, row.image)
         else:
             segments = render_segments(turns, tokenizer)
-        pieces = [
-            (tokenizer(piece, add_special_tokens=False)["input_ids"], scored)
-            for piece, scored in _last_answer(segments)
-        ]
+        with encoding():
+            pieces = [
+                (tokenizer(piece, add_special_tokens=False)["input_ids"], scored)
+                for piece, scored in _last_answer(segments)
+            ]
+        for field, (tokens, _) in zip(("prompt", name), pieces, strict=True):
+            if not tokens:
+                message = f"{field}: the base model's chat template leaves nothing of it: say something in it"
+                raise ConversationError(FailureClass.DATA, message)
         document = document_of(pieces, stops)
         first = len(pieces[0][0])
         last = int(np.flatnonzero(document.scored)[-1]) + 1
         return document.ids[:first], document.ids[first:last], pictures
 
     pairs = []
-    for row in rows:
-        prompt, chosen, pictures = answer(row, row.chosen)
-        _, rejected, _ = answer(row, row.rejected)
+    for number, row in enumerate(rows):
+        with numbered(number):
+            prompt, chosen, pictures = answer(row, "chosen", row.chosen)
+            _, rejected, _ = answer(row, "rejected", row.rejected)
         pairs.append(Pair(prompt=prompt, chosen=chosen, rejected=rejected, pictures=pictures))
     return pairs
 
 
 def _last_answer(pieces: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """Everything before the last answer as one prompt, and the answer: earlier answers are context here."""
-    prompt = "".join(text for text, _ in pieces[:-1])
-    return [(prompt, False), (pieces[-1][0], True)]
+    answered = bool(pieces) and pieces[-1][1]
+    prompt = "".join(text for text, _ in (pieces[:-1] if answered else pieces))
+    return [(prompt, False), (pieces[-1][0] if answered else "", True)]
 
 
 def pair_sizes(pairs: Sequence[Pair]) -> list[DocumentSize]:
@@ -179,7 +199,11 @@ def reference_log_probabilities(
 
     Rows of up to `row_tokens` tokens are shared out over the group's processes, and `told` hears how many of how many
     are done. A pair that is longer keeps zeros: the plan leaves it out.
+
+    Raises:
+        WorkerError: `UserError` for tokens that the model does not know.
     """
+    check_tokens(model, (part for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)))
     result = torch.zeros(len(pairs), 2, device=device)
     was_training = model.training
     model.eval()
@@ -241,7 +265,12 @@ class DpoRecipe:
         device: torch.device,
         sight: Sight | None = None,
     ) -> None:
-        """Keep the model, the pairs that rows refer to, and `reference`, of shape `[pairs, 2]`."""
+        """Keep the model, the pairs that rows refer to, and `reference`, of shape `[pairs, 2]`.
+
+        Raises:
+            WorkerError: `UserError` for tokens that the model does not know.
+        """
+        check_tokens(model, (part for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)))
         self._sight = sight
         self.parameters = parameters
         self.data_seconds = 0.0

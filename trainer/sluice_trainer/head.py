@@ -5,11 +5,16 @@ gradient is not needed; the gradient of the hidden states is known in closed for
 computed chunk by chunk together with the loss. Peak memory is one chunk of logits, whatever the row.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
+from sluice_api.contracts.jobs import FailureClass
+from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.vision import see
 
 CHUNK_LOGITS = 2**25
@@ -48,6 +53,28 @@ class _FrozenHeadLoss(torch.autograd.Function):
         """The stored gradient, each row scaled by what its loss is worth."""
         (gradient,) = ctx.saved_tensors
         return gradient * grads[0].to(gradient.dtype).unsqueeze(1), None, None, None
+
+
+def check_tokens(model: Any, documents: Iterable[NDArray[np.int64]]) -> None:
+    """Refuse tokens that the model has no embedding or no output for; on an accelerator they would end the process.
+
+    Args:
+        model: a transformers causal model, adapted or not.
+        documents: token ids, int64, shape `[n]` each.
+
+    Raises:
+        WorkerError: `UserError`, naming the largest token.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    tables = (causal.get_input_embeddings(), causal.get_output_embeddings())
+    known = min(int(table.weight.shape[0]) for table in tables if table is not None)
+    largest = max((int(ids.max()) for ids in documents if ids.size), default=-1)
+    if largest >= known:
+        message = (
+            f"the base model's tokenizer writes token {largest}, its weights know {known} tokens (0 to {known - 1}): "
+            "give the base the tokenizer that was saved with these weights"
+        )
+        raise WorkerError(FailureClass.USER_ERROR, message)
 
 
 def frozen_head_losses(hidden: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """What is trained at a step, and how fast: a pure function of the step's number."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,8 +28,8 @@ class Phase:
         for group in (*self.train, *self.freeze, *self.learning_rates):
             check_group(group)
         for rate in (self.learning_rate, *self.learning_rates.values()):
-            if rate is not None and not rate > 0:
-                raise ValueError(f"phases: learning_rate is {rate}: it must be greater than 0")
+            if rate is not None and not 0 < rate < math.inf:
+                raise ValueError(f"phases: learning_rate is {rate}: it must be greater than 0, and finite")
 
     def trains(self, name: str) -> bool:
         """Whether a parameter is trained."""

@@ -45,8 +45,9 @@ class PlanConfig:
             raise ValueError(f"max_length is {self.max_length}: a row needs at least 2 tokens")
         if self.tokens_per_step < 2:
             raise ValueError(f"tokens_per_step is {self.tokens_per_step}: a step needs at least 2 tokens")
-        if self.max_steps is None and not self.epochs > 0:
-            raise ValueError(f"epochs is {self.epochs}: it must be greater than 0 where max_steps is not given")
+        if self.max_steps is None and not 0 < self.epochs < math.inf:
+            message = f"epochs is {self.epochs}: it must be greater than 0, and finite, where max_steps is not given"
+            raise ValueError(message)
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps is {self.max_steps}: it must be at least 1")
 

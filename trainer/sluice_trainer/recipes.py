@@ -10,7 +10,7 @@ import torch
 
 from sluice_trainer.attention import RowLayout
 from sluice_trainer.flops import Load
-from sluice_trainer.head import scored_losses
+from sluice_trainer.head import check_tokens, scored_losses
 from sluice_trainer.plan import DocumentSize
 from sluice_trainer.tokenise import Document
 from sluice_trainer.vision import Sight
@@ -58,7 +58,12 @@ class SftRecipe:
         *,
         sight: Sight | None = None,
     ) -> None:
-        """Keep the model and the documents that rows refer to; `sight` where some of them show pictures."""
+        """Keep the model and the documents that rows refer to; `sight` where some of them show pictures.
+
+        Raises:
+            WorkerError: `UserError` for tokens that the model does not know.
+        """
+        check_tokens(model, (document.ids for document in documents))
         self._sight = sight
         self.parameters = parameters
         self._model = model

@@ -1,5 +1,6 @@
 """From a job to the settings of each part, checked before anything is fetched."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +99,12 @@ def _check_probes(probes: ProbePlan, max_steps: int | None) -> None:
         raise ValueError(f"probes.patience_steps is {probes.patience_steps}: it must be at least 1")
     if bool(probes.gates) != (probes.extend_to is not None):
         raise ValueError("probes.gates and probes.extend_to need each other: gates decide whether the run is extended")
+    if not 0 <= probes.infra_error_fraction <= 1:
+        raise ValueError(f"probes.infra_error_fraction is {probes.infra_error_fraction}: it must lie between 0 and 1")
     for number, gate in enumerate(probes.gates):
+        for name, rate in (("pass_rate", gate.pass_rate), ("syntax_rate", gate.syntax_rate)):
+            if rate is not None and not 0 <= rate <= 1:
+                raise ValueError(f"probes.gates[{number}].{name} is {rate}: it must lie between 0 and 1")
         if max_steps is not None and not 1 <= gate.at_step <= max_steps:
             raise ValueError(f"probes.gates[{number}].at_step is {gate.at_step}: it must lie within 1 and {max_steps}")
 
@@ -114,10 +120,12 @@ def _check(job: TrainJob) -> None:
         raise ValueError(f"lora_dropout is {job.lora_dropout}: it must be at least 0 and below 1")
     if not job.target_modules:
         raise ValueError("target_modules is empty: name modules, or use all-linear")
-    if not job.dpo_beta > 0:
-        raise ValueError(f"dpo_beta is {job.dpo_beta}: it must be greater than 0")
-    if not job.learning_rate > 0:
-        raise ValueError(f"learning_rate is {job.learning_rate}: it must be greater than 0")
+    if not 0 < job.dpo_beta < math.inf:
+        raise ValueError(f"dpo_beta is {job.dpo_beta}: it must be greater than 0, and finite")
+    if not 0 < job.learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {job.learning_rate}: it must be greater than 0, and finite")
+    if not -(2**63) <= job.seed < 2**64:
+        raise ValueError(f"seed is {job.seed}: it must lie between -2^63 and 2^64 - 1")
     if not 0 <= job.warmup_ratio <= 1:
         raise ValueError(f"warmup_ratio is {job.warmup_ratio}: it must lie between 0 and 1")
     if job.checkpoint_every < 1:

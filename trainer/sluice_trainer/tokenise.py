@@ -9,7 +9,7 @@ boundaries, in training as in serving.
 import hashlib
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, overload
@@ -62,6 +62,13 @@ class Document:
         return hashlib.sha256(self.ids.tobytes() + b"|" + self.scored.tobytes() + seen).digest()
 
 
+class ConversationError(WorkerError):
+    """A conversation that cannot be made into tokens as it has to be."""
+
+    number: int = 0
+    """Which of the conversations given, from 0."""
+
+
 BATCH_ROWS = 512
 """Conversations that are tokenised together."""
 
@@ -83,13 +90,19 @@ class Tokeniser:
         """Documents of conversations, in their order, `BATCH_ROWS` at a time.
 
         Raises:
-            WorkerError: `UserError` when there is no chat template or the template rewrites earlier turns.
+            WorkerError: `UserError` when there is no chat template, or the tokenizer cannot encode what it writes.
+            ConversationError: `UserError` when the template cannot render a conversation, or rewrites earlier turns.
         """
-        source = iter(conversations)
+        source, done = iter(conversations), 0
         while batch := list(islice(source, BATCH_ROWS)):
-            rendered = [self._render(turns) for turns in batch]
+            rendered: list[list[tuple[str, bool]]] = []
+            for turns in batch:
+                with numbered(done + len(rendered)):
+                    rendered.append(self._render(turns))
+            done += len(rendered)
             texts = [text for pieces in rendered for text, _ in pieces]
-            tokens = self._words.encode(texts) if self._words is not None else self._ask(texts)
+            with encoding():
+                tokens = self._words.encode(texts) if self._words is not None else self._ask(texts)
             yield self._collect(rendered, iter(tokens))
 
     def _ask(self, texts: list[str]) -> list[list[int]]:
@@ -131,6 +144,31 @@ class Tokeniser:
         for begin, end in spans:
             mask[begin:end] = True
         return TokenBatch(np.array(ids, dtype=np.int32), mask, np.array(lengths, dtype=np.int64))
+
+
+@contextmanager
+def numbered(number: int) -> Iterator[None]:
+    """Give a `ConversationError` the number of its conversation."""
+    try:
+        yield
+    except ConversationError as error:
+        error.number = number
+        raise
+
+
+@contextmanager
+def encoding() -> Iterator[None]:
+    """Whatever a tokenizer raises on texts as `UserError`."""
+    try:
+        yield
+    except (MemoryError, WorkerError):
+        raise
+    except Exception as error:  # tokenizers raise bare exceptions
+        reason = (
+            f"the base model's tokenizer cannot encode what its chat template writes ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}): give the base the tokenizer that its weights were trained with"
+        )
+        raise WorkerError(FailureClass.USER_ERROR, reason) from error
 
 
 class TokenBatch(NamedTuple):
@@ -194,7 +232,8 @@ def render_segments(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[str, bo
     Joined, the pieces are what `apply_chat_template` writes for the whole conversation.
 
     Raises:
-        WorkerError: `UserError` when there is no chat template, or when the template does not extend its own output.
+        WorkerError: `UserError` when there is no chat template.
+        ConversationError: `UserError` when the template cannot render it, or does not extend its own output.
     """
     return message_segments(to_messages(turns), tokenizer)
 
@@ -213,7 +252,7 @@ def message_segments(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> l
                 "the base model's chat template rewrites earlier turns, so that prompt and answer cannot be told "
                 "apart: use a template whose output for more turns extends its output for fewer"
             )
-            raise WorkerError(FailureClass.USER_ERROR, reason)
+            raise ConversationError(FailureClass.USER_ERROR, reason)
         pieces += [(prompt[len(done) :], False), (answered[len(prompt) :], True)]
         done = answered
     return [piece for piece in pieces if piece[0]]
@@ -244,7 +283,8 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation:
         generation: whether the text ends where the assistant is to begin.
 
     Raises:
-        WorkerError: `UserError` when there is no chat template, or the template cannot render these messages.
+        WorkerError: `UserError` when there is no chat template.
+        ConversationError: `UserError` when the template cannot render these messages.
     """
     template = template_of(tokenizer)
     try:
@@ -259,7 +299,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, generation:
             f"the base model's chat template cannot render a conversation of {roles} ({_said(error, template)}): "
             "give the base a `chat_template.jinja` that can, the one that serving uses"
         )
-        raise WorkerError(FailureClass.USER_ERROR, reason) from error
+        raise ConversationError(FailureClass.USER_ERROR, reason) from error
     return str(text)
 
 
