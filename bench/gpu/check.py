@@ -2,8 +2,9 @@
 
 Differences are norms of a difference relative to the norm of the reference. A value rounded to bf16 is off by 2⁻⁹ at
 most (0.2 %), and errors of sums that are carried in fp32 partly cancel; a bound is five such roundings for a result and
-ten for a gradient, which passes through two such products. A token that sees what it must not, or misses what it must
-see, is off by tens of per cent.
+ten for a gradient, which passes through two such products. Of rows' attention the worst vector (one token, one head) is
+looked at as well, relative to its own and the mean norm: a token that sees what it must not, or misses what it must see,
+is off by tens of per cent there, and in the norm of all perhaps by very little.
 
 On a processor the same is computed where it has kernels at all: rows' attention is then document by document, which is
 also the reference, in bf16.
@@ -11,7 +12,6 @@ also the reference, in bf16.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -19,7 +19,9 @@ from typing import Any
 import torch
 import workload
 from contenders import _adapted
+from findings import GRADIENT, RESULT, Draw, Finding, Scale, difference, scale_of, worst_vector
 from torch.nn.functional import cross_entropy, linear, silu
+from whole import models
 
 from sluice_trainer.attention import RowLayout, _by_document, document_attention
 from sluice_trainer.attention_kernels import Kernel, choose_kernel
@@ -27,10 +29,6 @@ from sluice_trainer.fused import _GatedUnit, _LowRankLinear, _RootMeanSquareNorm
 from sluice_trainer.head import CHUNK_LOGITS, frozen_head_losses
 from sluice_trainer.snapshot import SnapshotTaker, put_back
 
-ROUNDING = 2**-9
-"""Largest relative error of rounding to bf16."""
-RESULT, GRADIENT = 5 * ROUNDING, 10 * ROUNDING
-"""Bounds in bf16."""
 EXACT = 2e-3
 """Bound in fp32, with matrix units that may round factors to ten bits (2⁻¹¹ each)."""
 VECTOR = 0.1
@@ -39,80 +37,6 @@ STALL_MS = 50.0
 """Milliseconds that a checkpoint may make training wait."""
 SCALE = 1.7
 """A factor for what takes one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One comparison."""
-
-    name: str
-    """What was compared."""
-    value: float
-    """The difference, or milliseconds."""
-    bound: float | None
-    """What it may be; None where it is only told."""
-    unit: str = ""
-    """Of the value; empty for a relative difference."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value keeps its bound; what is not a number does not."""
-        return self.bound is None or self.value <= self.bound
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Sizes of what is compared."""
-
-    device: torch.device
-    """Where."""
-    lengths: tuple[int, ...]
-    """Tokens of documents."""
-    pairs: tuple[tuple[int, int, int], ...]
-    """Tokens of prompts and their answers."""
-    head: int
-    """Size of an attention head."""
-    width: int
-    """Width of layers."""
-    moments: int
-    """Values of the parameters that a snapshot copies."""
-
-
-def scale_of(device: str) -> Scale:
-    """Sizes of a row of 4,096 tokens and of an adapter of rank 16 of 8 billion weights; small ones on a processor."""
-    place = torch.device(device)
-    if device == "cpu":
-        pairs: tuple[tuple[int, int, int], ...] = ((11, 7, 5), (30, 1, 20))
-        return Scale(device=place, lengths=(33, 1, 90, 17), pairs=pairs, head=32, width=64, moments=100_000)
-    pairs = ((700, 90, 120), (64, 300, 16), (1100, 1, 260), (129, 127, 128))
-    lengths = (1500, 1, 700, 128, 127, 129, 63, 1024)
-    return Scale(device=place, lengths=lengths, pairs=pairs, head=128, width=4096, moments=44_000_000)
-
-
-class Draw:
-    """Random values, the same on every device."""
-
-    def __init__(self, device: torch.device) -> None:
-        """Draw on the CPU, and hand out on the device."""
-        self._device = device
-        self._generator = torch.Generator().manual_seed(0)
-
-    def __call__(self, *shape: int, dtype: torch.dtype = torch.bfloat16, by: float = 1.0) -> torch.Tensor:
-        """Normally distributed values with a standard deviation of `by`."""
-        return (torch.randn(*shape, generator=self._generator) * by).to(dtype).to(self._device)
-
-
-def difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Norm of the difference relative to the norm of what is wanted."""
-    wide = wanted.double()
-    return float((found.double() - wide).norm() / wide.norm())
-
-
-def worst_vector(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Largest norm of a difference along the last dimension, relative to the vector's own and the mean norm."""
-    norms = wanted.double().norm(dim=-1)
-    gaps = (found.double() - wanted.double()).norm(dim=-1) / (norms + norms.mean())
-    return float(gaps.max())
 
 
 Compute = Callable[..., torch.Tensor]
@@ -320,7 +244,14 @@ def _unequal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) ->
     return float(len((found.keys() | wanted.keys()) - same))
 
 
-PARTS = {"attention": attention, "blocks": blocks, "head": head, "layers": layers, "snapshots": snapshots}
+PARTS = {
+    "attention": attention,
+    "blocks": blocks,
+    "head": head,
+    "layers": layers,
+    "models": models,
+    "snapshots": snapshots,
+}
 """What is compared, in order; each in a process of its own, so that none takes the others down."""
 
 

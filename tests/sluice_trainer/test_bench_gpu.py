@@ -20,7 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 def scripts() -> Iterator[Any]:
     """The script as a module, imported as it is run: with its own folder and that of `bench/train` on the path."""
     places = [str(BENCH / "gpu"), str(BENCH / "train")]
-    names = ("main", "check", "contenders", "peers", "rounds", "vision", "workload", "turns")
+    own = ("main", "check", "findings", "peers", "rounds", "vision", "whole")
+    names = (*own, "contenders", "workload", "turns")
     before = {name: sys.modules.pop(name, None) for name in names}
     sys.path[:0] = places
     try:
@@ -115,7 +116,7 @@ def test_steps_end_in_time_but_some_always_count(scripts: Any) -> None:
     assert steps(until=0.0) == 4
 
 
-@pytest.mark.parametrize("part", ["attention", "blocks", "head", "layers", "snapshots"])
+@pytest.mark.parametrize("part", ["attention", "blocks", "head", "layers", "models", "snapshots"])
 def test_what_a_device_computes_is_checked(scripts: Any, part: str, capsys: pytest.CaptureFixture[str]) -> None:
     findings = scripts.check.check(part, "cpu")
     assert findings
