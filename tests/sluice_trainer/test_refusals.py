@@ -93,7 +93,13 @@ def test_the_number_of_a_conversation_survives_pickling():
     [
         pytest.param(said(gpt="x"), "conversations: the first turn must not be", id="only an answer"),
         pytest.param("[" * 200_000, "brackets are nested too deeply", id="deep"),
-        pytest.param('{"conversations": ' + "1" * 5000 + "}", "no JSON that can be read (Exceeds", id="digits"),
+        pytest.param('{"conversations": ' + "1" * 5000 + "}", "cannot be read: Exceeds", id="digits"),
+        pytest.param(
+            json.dumps(sft_row(1, label="negative"))[:-1] + ', "metadata": {"label": "positive"}}',
+            "the field metadata stands twice in one object: keep one",
+            id="a second label",
+        ),
+        pytest.param('{"conversations": [{"open sesame": 1, "open sesame": 2}]}', ": a field stands", id="some field"),
         pytest.param(said(human="\ud800", gpt="x"), "half of a surrogate pair", id="half a pair"),
     ],
 )
@@ -104,6 +110,7 @@ def test_a_line_that_is_no_row_is_data_with_its_place(tmp_path, row, expected):
     assert caught.value.failure_class == FailureClass.DATA
     assert caught.value.message.startswith("train.jsonl:2: ")
     assert expected in caught.value.message
+    assert "open" not in caught.value.message, "a message never quotes a row"
 
 
 def test_a_pair_whose_prompt_begins_with_an_answer_is_data(tmp_path):

@@ -54,6 +54,10 @@ _ROWS: dict[str, pa.Schema] = {
         ]
     ),
 }
+_FIELDS = {
+    *(name for schema in _ROWS.values() for name in schema.names),
+    *(field.name for field in (*_TURN, *pa.struct(_PAIR_METADATA))),
+}
 _LINEAGE = [("trace", pa.string()), ("bucket", pa.string()), ("digest", pa.binary(16))]
 _LINEAGE_NAMES = frozenset(name for name, _ in _LINEAGE)
 
@@ -315,16 +319,31 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 raise ShardError(f"{path.name}:{number}: brackets are nested too deeply for a row") from None
             except ValueError as error:
                 # Python reads no integer of more digits than `sys.get_int_max_str_digits`.
-                raise ShardError(f"{path.name}:{number}: no JSON that can be read ({error})") from None
+                raise ShardError(f"{path.name}:{number}: cannot be read: {error}") from None
             yield number, row
 
 
 def _json_row(line: bytes) -> Any:
-    """The row of a line; halves of surrogate pairs, which JSON can spell and no text holds, are refused."""
-    row = json.loads(line.decode())
+    """The row of a line.
+
+    Refused are halves of surrogate pairs, which JSON can spell and no text holds, and a field that stands twice, of
+    which another reader may see the other one.
+    """
+    row = json.loads(line.decode(), object_pairs_hook=_object)
     if b"\\ud" in line or b"\\uD" in line:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("half of a surrogate pair, \\ud800 to \\udfff without its other half") from None
     return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name is told only where it is one of a row's, never what somebody wrote."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1 and name in _FIELDS), None)
+        what = "a field" if twice is None else f"the field {twice}"
+        raise ValueError(f"{what} stands twice in one object: keep one")
+    return found
