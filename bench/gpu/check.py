@@ -2,9 +2,9 @@
 
 Differences are norms of a difference relative to the norm of the reference. A value rounded to bf16 is off by 2⁻⁹ at
 most (0.2 %), and errors of sums that are carried in fp32 partly cancel; a bound is five such roundings for a result and
-ten for a gradient, which passes through two such products. Of rows' attention the worst vector (one token, one head) is
-looked at as well, relative to its own and the mean norm: a token that sees what it must not, or misses what it must see,
-is off by tens of per cent there, and in the norm of all perhaps by very little.
+ten for a gradient, which passes through two such products. Of rows' attention the worst vector (one token, one head)
+is looked at as well, relative to its own and the mean norm: a token that sees what it must not, or misses what it must
+see, is off by tens of per cent there, and in the norm of all perhaps by very little.
 
 On a processor the same is computed where it has kernels at all: rows' attention is then document by document, which is
 also the reference, in bf16.
