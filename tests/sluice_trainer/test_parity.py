@@ -102,11 +102,40 @@ def test_a_plan_renders_what_the_template_renders(family, exchange):
         "{% macro said(text) %}{{ text }}{% endmacro %}{{ said(m.content) | trim }}",
         "{% for letter in m.content %}{{ letter }}{% endfor %}",
         "{{ '%.3s' | format(m.content) }}",
+        "{% if ''.join(['', m.content]).startswith('x') %}a{% endif %}{{ m.content }}",
+        "{% set glue = ''.join %}{% if glue(['', m.content]) == 'x' %}a{% endif %}{{ m.content }}",
+        "{% set namespace = ''.join %}{% if namespace(['', m.content]) == 'x' %}a{% endif %}{{ m.content }}",
+        "{% if '{}'.format(m.content).startswith('x') %}a{% endif %}{{ m.content }}",
+        "{% if '.'.replace('.', m.content).startswith('x') %}a{% endif %}{{ m.content }}",
+        "{% if ('%s' % m.content).startswith('x') %}a{% endif %}{{ m.content }}",
+        "{% set form = '%s' %}{% if (form % (m.content,)).startswith('x') %}a{% endif %}{{ m.content }}",
+        "{% if m.content is in 'xyz' %}a{% endif %}{{ m.content }}",
+        "{% if [m] | selectattr('content', 'in', 'xyz') | list %}a{% endif %}{{ m.content }}",
+        "{% block said scoped %}{{ m.content }}{% endblock %}{% if self.said().startswith('x') %}a{% endif %}",
+        "{% for each in [m] recursive %}{{ each if each is string else loop([m.content]) | trim }}{% endfor %}",
         "{{ m.content",
     ],
 )
 def test_a_template_that_looks_at_what_is_said_gets_no_plan(body):
     assert ChatPlan("{% for m in messages %}" + body + "{% endfor %}", {}).pieces(("user", "assistant")) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{{ m.content.strip() }}",
+        "{{ m.get('content') }}",
+        "{% set kept = namespace(text=m.content) %}{{ kept.text }}",
+        "{% set kept = dict(text=m['content']) %}{{ kept['text'] | trim }}",
+        "{% if loop.index0 % 2 == 0 %}a{% endif %}{{ m.content }}",
+        "{% if m.content is string %}{{ m.content }}{% endif %}",
+        "{{ ([m] | rejectattr('role', 'equalto', 'tool') | list)[0].content }}",
+        "{{ strftime_now('%d %b %Y') }}{{ '-' * 3 }}{{ m.content }}",
+    ],
+)
+def test_a_template_that_copies_in_harmless_words_gets_a_plan(body):
+    given = {"strftime_now": lambda form: "today"}
+    assert ChatPlan("{% for m in messages %}" + body + "{% endfor %}", given).pieces(("user", "assistant"))
 
 
 def test_a_template_that_looks_at_what_is_said_is_followed_all_the_same():

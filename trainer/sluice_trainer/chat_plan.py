@@ -5,8 +5,9 @@ each sequence of roles, with placeholders, and later conversations are joined fr
 taken for such a one only if
 
 - it renders with contents that object to being looked at (compared, searched, measured, cut, ...),
-- it has no construct in which text could lose that guard or be read past it (captured blocks, macros, `~`, filters
-  that convert, a search for a content in something else), and
+- it has no construct in which text could lose that guard or be read past it (captured blocks, macros, `~`, `%`,
+  filters that convert, calls of anything but harmless functions, methods that are given more than literals, a search
+  for a content in something else), and
 - hostile and harmless contents give the same literals.
 
 Whether a content is empty may be asked: conversations with a blank turn are not rendered here. Everything else is
@@ -23,7 +24,17 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-_LOSES_GUARD = (jinja2.nodes.AssignBlock, jinja2.nodes.Macro, jinja2.nodes.FilterBlock, jinja2.nodes.Concat)
+_LOSES_GUARD = (
+    jinja2.nodes.AssignBlock,
+    jinja2.nodes.Block,
+    jinja2.nodes.CallBlock,
+    jinja2.nodes.Concat,
+    jinja2.nodes.FilterBlock,
+    jinja2.nodes.Macro,
+)
+_LikeCall = jinja2.nodes.Call | jinja2.nodes.Filter | jinja2.nodes.Test
+_LIKE_CALLS: tuple[type[_LikeCall], ...] = (jinja2.nodes.Call, jinja2.nodes.Filter, jinja2.nodes.Test)
+_FUNCTIONS = {"dict", "namespace", "raise_exception", "range", "strftime_now"}
 _FILTERS = {"trim", "default", "d", "length", "count", "string", "list", "selectattr", "rejectattr"}
 _PLACEHOLDER = re.compile("( \t\n \t)?\x02(\\d+)[^\x03]*\x03( \t\n \t)?")
 _HARMLESS = "\x02{}\x03"
@@ -177,11 +188,30 @@ def _keeps_guard(template: jinja2.nodes.Template) -> bool:
         return False
     if any(found.name not in _FILTERS for found in template.find_all(jinja2.nodes.Filter)):
         return False
+    if any(name.ctx != "load" and name.name in _FUNCTIONS for name in template.find_all(jinja2.nodes.Name)):
+        return False
+    if not all(_is_harmless(found) for kind in _LIKE_CALLS for found in template.find_all(kind)):
+        return False
+    # `'%s' % content` copies; `loop.index0 % 2` is what it usually stands for.
+    if not all(isinstance(found.right, jinja2.nodes.Const) for found in template.find_all(jinja2.nodes.Mod)):
+        return False
     return all(
         operand.op not in {"in", "notin"} or _is_no_content(compared.expr)
         for compared in template.find_all(jinja2.nodes.Compare)
         for operand in compared.ops
     )
+
+
+def _is_harmless(found: _LikeCall) -> bool:
+    """Whether a call, filter or test cannot copy a content into a plain text (`''.join([content])`), or search it."""
+    given = [*found.args, *(pair.value for pair in found.kwargs)]
+    literal = not found.dyn_args and not found.dyn_kwargs and all(isinstance(e, jinja2.nodes.Const) for e in given)
+    if isinstance(found, jinja2.nodes.Call):
+        return literal or (isinstance(found.node, jinja2.nodes.Name) and found.node.name in _FUNCTIONS)
+    names = {each.value for each in given if isinstance(each, jinja2.nodes.Const)}
+    if isinstance(found, jinja2.nodes.Test):
+        return literal and found.name != "in"
+    return found.name not in {"selectattr", "rejectattr"} or (literal and "in" not in names)
 
 
 def _is_no_content(expression: jinja2.nodes.Expr) -> bool:
