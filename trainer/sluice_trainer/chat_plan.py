@@ -32,8 +32,7 @@ _LOSES_GUARD = (
     jinja2.nodes.FilterBlock,
     jinja2.nodes.Macro,
 )
-_LikeCall = jinja2.nodes.Call | jinja2.nodes.Filter | jinja2.nodes.Test
-_LIKE_CALLS: tuple[type[_LikeCall], ...] = (jinja2.nodes.Call, jinja2.nodes.Filter, jinja2.nodes.Test)
+_LIKE_CALLS = (jinja2.nodes.Call, jinja2.nodes.Filter, jinja2.nodes.Test)
 _FUNCTIONS = {"dict", "namespace", "raise_exception", "range", "strftime_now"}
 _FILTERS = {"trim", "default", "d", "length", "count", "string", "list", "selectattr", "rejectattr"}
 _PLACEHOLDER = re.compile("( \t\n \t)?\x02(\\d+)[^\x03]*\x03( \t\n \t)?")
@@ -190,7 +189,7 @@ def _keeps_guard(template: jinja2.nodes.Template) -> bool:
         return False
     if any(name.ctx != "load" and name.name in _FUNCTIONS for name in template.find_all(jinja2.nodes.Name)):
         return False
-    if not all(_is_harmless(found) for kind in _LIKE_CALLS for found in template.find_all(kind)):
+    if not all(map(_is_harmless, template.find_all(_LIKE_CALLS))):
         return False
     # `'%s' % content` copies; `loop.index0 % 2` is what it usually stands for.
     if not all(isinstance(found.right, jinja2.nodes.Const) for found in template.find_all(jinja2.nodes.Mod)):
@@ -202,8 +201,9 @@ def _keeps_guard(template: jinja2.nodes.Template) -> bool:
     )
 
 
-def _is_harmless(found: _LikeCall) -> bool:
+def _is_harmless(found: jinja2.nodes.Expr) -> bool:
     """Whether a call, filter or test cannot copy a content into a plain text (`''.join([content])`), or search it."""
+    assert isinstance(found, _LIKE_CALLS)
     given = [*found.args, *(pair.value for pair in found.kwargs)]
     literal = not found.dyn_args and not found.dyn_kwargs and all(isinstance(e, jinja2.nodes.Const) for e in given)
     if isinstance(found, jinja2.nodes.Call):
