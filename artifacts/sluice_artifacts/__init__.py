@@ -17,7 +17,7 @@ from sluice_artifacts.errors import (
     NotFoundError,
     UnreachableError,
 )
-from sluice_artifacts.models import fetch_model
+from sluice_artifacts.models import fetch_model, fetch_model_and_digest
 from sluice_artifacts.publishing import (
     MANIFEST_FILE,
     fetch,
@@ -45,6 +45,7 @@ __all__ = [
     "digest_tree",
     "fetch",
     "fetch_model",
+    "fetch_model_and_digest",
     "from_hex",
     "join",
     "move_channel",

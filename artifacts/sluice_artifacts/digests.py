@@ -108,7 +108,14 @@ def digest_tree(path: Path) -> str:
     uri = f"file://{path}"
     if not path.is_dir():
         raise NotFoundError(uri, "no such folder; check the path")
-    lines = [f"{to_hex(digest_file(file))}  {name}\n" for name, file in tree_files(path)]
-    if not lines:
+    sums = {name: to_hex(digest_file(file)) for name, file in tree_files(path)}
+    if not sums:
         raise CorruptError(uri, "the folder holds no file, so it has no digest")
-    return digest_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+    return digest_sums(sums)
+
+
+def digest_sums(sums: Mapping[str, str]) -> str:
+    """Return what `digest_tree` returns for a folder of files with these hexadecimal SHA-256 by relative POSIX path."""
+    names = {name.encode("utf-8", "surrogateescape"): name for name in sums}
+    counted = (name for name in sorted(names) if not any(part.startswith(b".") for part in name.split(b"/")))
+    return digest_bytes(b"".join(f"{sums[names[name]]}  ".encode() + name + b"\n" for name in counted))

@@ -5,13 +5,14 @@ names) and models that bring code of their own are refused before anything opens
 """
 
 import json
+import logging
 import re
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from sluice_api.contracts.base import ModelRef
-from sluice_artifacts.digests import canonical_json, digest_bytes, digest_tree, to_hex, tree_files
+from sluice_artifacts.digests import canonical_json, digest_bytes, digest_sums, digest_tree, to_hex, tree_files
 from sluice_artifacts.errors import (
     ArtifactError,
     CorruptError,
@@ -20,7 +21,7 @@ from sluice_artifacts.errors import (
     UnreachableError,
 )
 from sluice_artifacts.files import file_path
-from sluice_artifacts.folders import folder_lock, new_folder
+from sluice_artifacts.folders import HIDDEN_PREFIX, folder_lock, new_folder
 from sluice_artifacts.store import check_relative, join, open_store
 
 EXECUTABLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5"})
@@ -37,6 +38,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _HEADER_LIMIT = 100 << 20
+_log = logging.getLogger(__name__)
 
 
 def fetch_model(ref: ModelRef, cache: Path) -> Path:
@@ -50,20 +52,35 @@ def fetch_model(ref: ModelRef, cache: Path) -> Path:
         CorruptError: other bytes than `ref.digest` says, a truncated weights file, or something that could run code.
         ArtifactError: the storage or the hub failed.
     """
+    return _fetched(ref, cache)[0]
+
+
+def fetch_model_and_digest(ref: ModelRef, cache: Path) -> tuple[Path, str]:
+    """Return what `fetch_model` returns and the folder's digest, read once for both; raises what that raises."""
+    folder, digest = _fetched(ref, cache)
+    return folder, digest or digest_tree(folder)
+
+
+def _fetched(ref: ModelRef, cache: Path) -> tuple[Path, str | None]:
+    """A checked folder, and its digest where it had to be read for that."""
+    digest: str | None = None
     scheme = ref.uri.partition("://")[0]
     if scheme == "file":
         folder = file_path(ref.uri)
         if not folder.is_dir():
             raise NotFoundError(ref.uri, "no such folder; check the base model's path")
     elif scheme == "s3":
-        folder = _fetch_objects(ref, cache)
+        folder, digest = _fetch_objects(ref, cache)
     elif scheme == "hf":
         folder = _fetch_hub(ref, cache)
     else:
         raise ArtifactError(ref.uri, "base models are hf://owner/name, s3://bucket/prefix or file:///path")
     check_model(ref.uri, folder)
-    _check_digest(ref, folder)
-    return folder
+    if ref.digest is not None:
+        digest = digest or digest_tree(folder)
+        if digest != ref.digest:
+            raise CorruptError(ref.uri, f"its digest is {digest}, {ref.digest} was expected; the model has changed")
+    return folder, digest
 
 
 def check_model(uri: str, folder: Path) -> None:
@@ -156,16 +173,12 @@ def _check_safetensors(uri: str, name: str, file: Path) -> None:
         raise CorruptError(uri, f"{name} is truncated or no safetensors file; fetch the model again") from None
 
 
-def _check_digest(ref: ModelRef, folder: Path) -> None:
-    if ref.digest is None:
-        return
-    found = digest_tree(folder)
-    if found != ref.digest:
-        raise CorruptError(ref.uri, f"its digest is {found}, {ref.digest} was expected; the model has changed")
+def _fetch_objects(ref: ModelRef, cache: Path) -> tuple[Path, str]:
+    """Copy the objects below an S3 prefix, and return the copy with its digest.
 
-
-def _fetch_objects(ref: ModelRef, cache: Path) -> Path:
-    """Copy the objects below an S3 prefix; the folder is named by what the listing says, so that changes show."""
+    The folder is named by what the listing says, so that changes show. A copy that is there already is read whole and
+    held against the bytes that came in; a damaged one is replaced.
+    """
     store = open_store(ref.uri)
     base = ref.uri.rstrip("/") + "/"
     objects = {info.uri.removeprefix(base): info for info in store.list(base)}
@@ -176,12 +189,32 @@ def _fetch_objects(ref: ModelRef, cache: Path) -> Path:
     listing = {name: [info.etag, info.size] for name, info in objects.items()}
     key = to_hex(digest_bytes(canonical_json({"uri": base, "objects": listing})))
     folder = cache / "objects" / key[:32]
+    if (digest := _intact(folder)) is not None:
+        return folder, digest
     with folder_lock(folder):
-        if not folder.is_dir():
+        if (digest := _intact(folder)) is None:
             with new_folder(folder) as temporary:
-                for name in objects:
-                    store.download(join(base, name), temporary / name)
-    return folder
+                digest = digest_sums({name: store.download(join(base, name), temporary / name) for name in objects})
+                _record(folder).write_text(digest)
+    return folder, digest
+
+
+def _record(folder: Path) -> Path:
+    """The file beside a copy that says what the digest of the bytes was that came in."""
+    return folder.with_name(f"{HIDDEN_PREFIX}digest-{folder.name}")
+
+
+def _intact(folder: Path) -> str | None:
+    """The digest of a copy that is there, and still what came in; None of any other."""
+    try:
+        recorded = _record(folder).read_text()
+        found = digest_tree(folder)
+    except (OSError, CorruptError, NotFoundError):
+        return None
+    if found != recorded:
+        _log.warning("%s: damaged since it was fetched, fetching it again", folder)
+        return None
+    return found
 
 
 def _fetch_hub(ref: ModelRef, cache: Path) -> Path:

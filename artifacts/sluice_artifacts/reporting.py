@@ -34,6 +34,8 @@ from sluice_artifacts.store import Store, join, open_store
 
 __all__ = ["Reporter", "StopRequested", "WorkerError", "classify", "run_worker"]
 
+SECOND_THOUGHT_SECONDS = 1.0
+"""Seconds after the first request to stop from which on another Ctrl-C is one of its own."""
 RESULT_ATTEMPTS = 4
 """Times that the result is tried to be written, on top of the store's own retries."""
 
@@ -134,7 +136,7 @@ class Reporter:
         """Within the block a request to stop only sets the event; the work sees it and ends by itself.
 
         For work that has something to save first. It then raises `WorkerError(FailureClass.PREEMPTED, …)`. Outside
-        such a block a request to stop interrupts the work at once.
+        such a block a request to stop interrupts the work at once, and so does a second Ctrl-C inside.
         """
         self._cooperative += 1
         try:
@@ -164,11 +166,13 @@ def run_worker(
     store: Store | None = None,
     now: Callable[[], datetime] = utc_now,
     sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> int:
     """Run a worker's function and write its `result.json`; return the exit status.
 
     0: a result was written, of success or of failure. 3: not even that could be done, so that the operator sees an
-    attempt without a result. SIGTERM and SIGINT end the work as `Preempted`.
+    attempt without a result. SIGTERM and SIGINT end the work as `Preempted`: at once, or when work inside
+    `Reporter.cooperative_stop` has saved; a second SIGINT, a second later or more, ends that at once as well.
     """
     try:
         result_store = store if store is not None else open_store(job.output_uri)
@@ -176,7 +180,7 @@ def run_worker(
     except (ArtifactError, ValueError) as error:
         _log.error("no result can be written: %s", error)
         return 3
-    with _stop_signals(reporter) as ignore_further:
+    with _stop_signals(reporter, monotonic) as ignore_further:
         try:
             try:
                 output: JobOutput | None = function(job, reporter)
@@ -220,17 +224,25 @@ def _write_result(job: JobBase, result: Result, store: Store, sleep: Callable[[f
 
 
 @contextmanager
-def _stop_signals(reporter: Reporter) -> Iterator[Callable[[], None]]:
-    """Turn SIGTERM and SIGINT into a request to stop; the callable given makes further ones harmless."""
+def _stop_signals(reporter: Reporter, monotonic: Callable[[], float]) -> Iterator[Callable[[], None]]:
+    """Turn SIGTERM and SIGINT into a request to stop; the callable given makes further ones harmless.
+
+    A second SIGINT is somebody at a terminal who will not wait: it interrupts even work that has something to save.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
     finished = False
+    asked_at: float | None = None
 
     def handle(number: int, frame: FrameType | None) -> None:
-        already_asked = reporter.stop_requested.is_set()
+        nonlocal asked_at
+        first = asked_at is None
+        asked_at = monotonic() if asked_at is None else asked_at
         reporter.stop_requested.set()
-        if finished or already_asked or reporter.stops_cooperatively:
+        # A terminal and a program that passes its signals on send the same Ctrl-C twice at one moment.
+        insists = number == signal.SIGINT and monotonic() - asked_at >= SECOND_THOUGHT_SECONDS
+        if finished or (not insists and (not first or reporter.stops_cooperatively)):
             return
         raise StopRequested(signal.Signals(number).name)
 

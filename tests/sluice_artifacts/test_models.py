@@ -13,7 +13,16 @@ import pytest
 
 from concurrency import at_once
 from sluice_api.contracts.base import ModelRef
-from sluice_artifacts import ArtifactError, CorruptError, NotFoundError, digest_tree, fetch_model, join, open_store
+from sluice_artifacts import (
+    ArtifactError,
+    CorruptError,
+    NotFoundError,
+    digest_tree,
+    fetch_model,
+    fetch_model_and_digest,
+    join,
+    open_store,
+)
 
 TENSORS = b"\x00\x01\x02\x03" * 64
 
@@ -50,6 +59,7 @@ class TestFolderAndBucket:
         folder = fetch_model(ModelRef(uri=uri), tmp_path / "cache")
         assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == set(GOOD)
         digest = digest_tree(folder)
+        assert fetch_model_and_digest(ModelRef(uri=uri), tmp_path / "cache") == (folder, digest)
         assert fetch_model(ModelRef(uri=uri, digest=digest), tmp_path / "cache") == folder
 
     def test_another_digest_is_refused(self, place, tmp_path):
@@ -162,6 +172,31 @@ class TestFolderAndBucket:
     def test_by_many_at_once_is_one_copy(self, place, tmp_path):
         uri = place(GOOD)
         assert len(set(at_once(4, lambda _: fetch_model(ModelRef(uri=uri), tmp_path / "cache")))) == 1
+
+    @pytest.mark.integration
+    @pytest.mark.parametrize("pinned", [True, False])
+    @pytest.mark.parametrize("damage", ["a bit", "cut", "gone", "a hidden file", "the record"])
+    def test_a_damaged_copy_of_a_bucket_is_fetched_again(self, bucket, tmp_path, pinned, damage):
+        uri = f"s3://{bucket}/model"
+        for name, data in (GOOD | {".gitattributes": b"x"}).items():
+            open_store(uri).write(join(uri, name), data)
+        digest = digest_tree(fetch_model(ModelRef(uri=uri), tmp_path))
+        ref = ModelRef(uri=uri, digest=digest if pinned else None)
+        folder = fetch_model(ref, tmp_path)
+        inode, weights = folder.stat().st_ino, folder / "model.safetensors"
+        if damage == "a bit":
+            weights.write_bytes(weights.read_bytes()[:-1] + b"\xff")
+        elif damage == "cut":
+            weights.write_bytes(weights.read_bytes()[:-8])
+        elif damage == "gone":
+            weights.unlink()
+        elif damage == "the record":
+            next(folder.parent.glob(f".sluice-digest-{folder.name}")).unlink()
+        else:
+            (folder / ".other").write_bytes(b"")
+        assert fetch_model(ref, tmp_path) == folder
+        assert digest_tree(folder) == digest
+        assert (folder.stat().st_ino == inode) == (damage == "a hidden file")
 
     def test_other_schemes_are_refused(self, tmp_path):
         with pytest.raises(ArtifactError, match="base models are"):

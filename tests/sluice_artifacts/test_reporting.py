@@ -294,6 +294,31 @@ class TestStop:
         assert self.stop(job, "saving", signal.SIGTERM) == (0, b"saved\n")
         assert result_of(job).failure.message == "stopped at step 7; a checkpoint was saved"
 
+    @pytest.mark.parametrize(
+        ("second", "after", "ended"),
+        [
+            (signal.SIGINT, 1.0, "the job was asked to stop (SIGINT) before it was done"),
+            (signal.SIGINT, 0.5, "saved"),
+            (signal.SIGTERM, 60.0, "saved"),
+        ],
+    )
+    def test_a_second_ctrl_c_ends_work_that_saves_and_no_other_signal_does(self, local, second, after, ended):
+        job = label_job(local)
+        now = 0.0
+
+        def saving(job, reporter):
+            nonlocal now
+            with reporter.cooperative_stop() as stop:
+                signal.raise_signal(signal.SIGINT)
+                assert stop.is_set()
+                now = after
+                signal.raise_signal(second)
+                raise WorkerError(FailureClass.PREEMPTED, "saved")
+
+        assert run_worker(job, saving, monotonic=lambda: now) == 0
+        failure = result_of(job).failure
+        assert (failure.failure_class, failure.message) == (FailureClass.PREEMPTED, ended)
+
     def test_a_kill_leaves_no_result(self, local):
         job = label_job(local)
         assert self.stop(job, "stubborn", signal.SIGKILL)[0] == -signal.SIGKILL
