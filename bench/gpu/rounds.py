@@ -25,7 +25,7 @@ FEWEST = 3
 LEAVE_SECONDS = 10.0
 """Seconds that a process has to end by itself."""
 SHARE = 0.8
-"""Of a contender's time, what it may begin a step in."""
+"""Of a contender's time, with the start of its process, what it may begin a step in."""
 GIB = 2**30
 
 
@@ -78,7 +78,7 @@ class OwnTurns(Turn):
     """Turns without anybody to wait for: as many steps as are asked for, or as there is time for."""
 
     def __init__(self, *, steps: int, fewest: int, until: float, on_device: bool) -> None:
-        """Count steps until the time `until` of `time.perf_counter`, but `fewest` at least."""
+        """Count steps until the time `until`, in seconds since the epoch, but `fewest` at least."""
         self._left, self._fewest, self._until = steps, fewest, until
         self._on_device = on_device
         self._marks: list[tuple[Any, Any]] = []
@@ -87,7 +87,7 @@ class OwnTurns(Turn):
 
     def begin(self) -> bool:
         """Start the next step's clock, if there is one."""
-        late = time.perf_counter() > self._until and len(self.units) >= self._fewest
+        late = time.time() > self._until and len(self.units) >= self._fewest
         if len(self.units) >= self._left or late:
             return False
         self._begun = self._mark()
@@ -173,8 +173,8 @@ def _end(process: Any) -> None:
         process.join()
 
 
-def take_round(contender: Callable[..., None], run: Run, options: Mapping[str, Any], limit: float) -> Round:
-    """One contender's round, in this process."""
+def take_round(contender: Callable[..., None], run: Run, options: Mapping[str, Any], until: float) -> Round:
+    """One contender's round, in this process; no step but the fewest begins after the time `until`."""
     import torch
 
     on_device = run.toy.device != "cpu"
@@ -182,7 +182,7 @@ def take_round(contender: Callable[..., None], run: Run, options: Mapping[str, A
     turns = OwnTurns(
         steps=run.warm_up + max(1, run.steps // run.rounds),
         fewest=run.warm_up + min(FEWEST, run.steps),
-        until=started + SHARE * limit,
+        until=until,
         on_device=on_device,
     )
 
@@ -245,7 +245,7 @@ def measure(
             else:
                 print(f"{name}, round {number + 1}: at most {limit:.0f} s", file=sys.stderr, flush=True)
                 try:
-                    own = {"contender": function, "run": run, "options": options, "limit": limit}
+                    own = {"contender": function, "run": run, "options": options, "until": time.time() + SHARE * limit}
                     found[name].append(alone(take_round, limit, **own))
                 except ContenderError as error:
                     errors[name] = str(error)
