@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sluice_api.v1alpha1.finetunerun import FineTuneRunSpec, ProbesSpec
+from sluice_api.v1alpha1.finetunerun import Dpo, FineTuneRunSpec, ProbesSpec
 
 BUILTIN_SUITE = "builtin:"
 """Scheme of the suites that come with the evaluator."""
@@ -14,6 +14,7 @@ def train_settings(spec: FineTuneRunSpec) -> dict[str, Any]:
     all_linear = modules == "all-linear"
     return {
         "method": spec.method,
+        "dpo_beta": (spec.dpo or Dpo()).beta,
         "lora_rank": spec.lora.rank,
         "lora_alpha": spec.lora.alpha,
         "lora_dropout": spec.lora.dropout,
@@ -69,7 +70,9 @@ def workers_problem(spec: FineTuneRunSpec) -> str:
 
 
 def schedule_problem(spec: FineTuneRunSpec) -> str:
-    """What is wrong with phases and probes taken together, by field; empty when nothing is."""
+    """What is wrong with method, phases and probes taken together, by field; empty when nothing is."""
+    if spec.dpo is not None and spec.method != "dpo":
+        return f"spec.dpo is only for spec.method dpo, which is {spec.method}"
     ends = [phase.until for phase in spec.phases]
     if None in ends[:-1]:
         return f"spec.phases[{ends.index(None)}].until is missing: only the last phase may have none"

@@ -100,6 +100,7 @@ BAD = [
         "spec.probes.gates[].atStep must not exceed",
     ),
     ("finetunerun", "spec.minWorkers", 2, "spec.minWorkers must not exceed spec.workers"),
+    ("finetunerun", "spec.dpo", {"beta": 0.2}, "spec.dpo is only for spec.method dpo"),
     ("finetunerun", "spec.strategy", "fsdp", "spec.strategy fsdp"),
     ("evalrun", "spec.candidate", {}, "exactly one of fineTuneRunRef, channel and endpoint"),
     (

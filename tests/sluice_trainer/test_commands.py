@@ -153,15 +153,46 @@ def test_a_manifest_gives_settings_phases_and_probes(data: Path, base: Path, tmp
     assert built.base_model.uri == base.resolve().as_uri(), "the base is the flag's"
 
 
+def test_a_manifest_says_how_strongly_pairs_pull(data: Path, base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    found = {}
+    for dpo in ("", "  dpo: {beta: 0.25}\n"):
+        path.write_text(MANIFEST + "  method: dpo\n" + dpo)
+        flags = ["--data", str(data), "--output", str(tmp_path / "m"), "--model", str(base), "--manifest", str(path)]
+        found[dpo] = job(*flags).dpo_beta
+    assert list(found.values()) == [0.1, 0.25]
+
+
+def test_target_modules_may_have_blanks_or_commas_between_them(data: Path, base: Path, tmp_path: Path) -> None:
+    where = ["--data", str(data), "--output", str(tmp_path / "m"), "--model", str(base)]
+    for targets in (["q_proj,v_proj"], ["q_proj", "v_proj"], ["q_proj,", "v_proj"]):
+        assert job(*where, "--target-modules", *targets).target_modules == ["q_proj", "v_proj"]
+
+
+def test_an_error_of_a_row_names_the_file_that_was_given(
+    data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = data.read_text().splitlines()
+    rows[2] = rows[2].replace('"positive"', '"negative"')
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(rows))
+    where = ["--data", str(path), "--output", str(tmp_path / "m"), "--model", str(base), "--no-ray"]
+    assert main(*where) == 2
+    said = capsys.readouterr().err
+    assert "train.jsonl:3" in said
+    assert f"(train.jsonl is {path})" in said
+
+
 @pytest.mark.parametrize(
     ("text", "flags", "words"),
     [
-        (MANIFEST, ["--lr", "1e-3"], "lr: with --manifest these come from"),
+        (MANIFEST, ["--lr", "1e-3"], "--lr: with --manifest these come from"),
         ("kind: EvalRun\n", [], "there is no FineTuneRun in it"),
         ("kind: [\n", [], "no YAML"),
         (MANIFEST.replace("rank: 8", "rank: 0"), [], "spec.lora.rank: "),
         (MANIFEST.replace("extendTo: 3000", "extendTo: 300"), [], "spec.probes.extendTo 300 needs a smaller"),
         (MANIFEST + "  parentRef: {name: a}\n", [], "spec.parentRef: a run of this command starts from the base"),
+        (MANIFEST + "  dpo: {beta: 0.2}\n", [], "spec.dpo is only for spec.method dpo, which is sft"),
         (MANIFEST + "  minWorkers: 2\n", [], "spec.minWorkers is 2, spec.workers 1"),
     ],
 )

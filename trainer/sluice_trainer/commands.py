@@ -31,7 +31,11 @@ def add_parser(subparsers: Any, prober: "Prober | None" = None) -> None:
     `prober` runs the suites of a manifest's probes.
     """
     parser = subparsers.add_parser("train", help="fine-tune a LoRA adapter on rows")
-    add = parser.add_argument
+    flags: dict[str, str] = {}
+
+    def add(*names: str, **options: Any) -> None:
+        flags[parser.add_argument(*names, **options).dest] = names[0]
+
     add("--train-jsonl", "--data", dest="data", type=Path, required=True, help="rows, as `sluice trace convert` writes")
     add("--output-dir", "--output", dest="output", type=Path, required=True, help="folder for everything that is made")
     add("--base-model", "--model", dest="base", required=True, help="folder, or hf://, s3:// or file:// URI")
@@ -41,7 +45,12 @@ def add_parser(subparsers: Any, prober: "Prober | None" = None) -> None:
     add("--lora-r", "--lora-rank", dest="rank", type=int, default=16, help="LoRA rank (%(default)s)")
     add("--lora-alpha", dest="alpha", type=int, help="LoRA alpha (twice the rank)")
     add("--lora-dropout", dest="dropout", type=float, default=0.0, help="LoRA dropout (%(default)s)")
-    add("--target-modules", nargs="+", default=["all-linear"], help="modules with an adapter (%(default)s)")
+    add(
+        "--target-modules",
+        nargs="+",
+        default=["all-linear"],
+        help="modules with an adapter, with blanks or commas (%(default)s)",
+    )
     add("--manifest", type=Path, help="a FineTuneRun in YAML: its settings, phases and probes instead of flags")
     add("--epochs", type=float, default=5.0, help="passes over the rows (%(default)s)")
     add("--max-steps", type=int, help="optimizer steps, instead of epochs")
@@ -62,7 +71,7 @@ def add_parser(subparsers: Any, prober: "Prober | None" = None) -> None:
     add("--no-ray", action="store_true", help="train in this process")
     add("--json", action="store_true", help="print the result as JSON")
     defaults = {name: parser.get_default(name) for name in _FROM_MANIFEST}
-    parser.set_defaults(handler=lambda arguments: run(arguments, prober), defaults=defaults)
+    parser.set_defaults(handler=lambda arguments: run(arguments, prober), defaults=defaults, flags=flags)
 
 
 def run(arguments: argparse.Namespace, prober: "Prober | None" = None) -> int:
@@ -82,6 +91,7 @@ def run(arguments: argparse.Namespace, prober: "Prober | None" = None) -> int:
 
 def _carry_out(job: "TrainJob", arguments: argparse.Namespace, prober: "Prober | None") -> int:
     """Do the job with the worker, and show what came of it."""
+    from sluice_api.contracts.dataset import TRAIN_FILE
     from sluice_api.contracts.jobs import FailureClass, Result, TrainOutput
     from sluice_artifacts import ArtifactError
     from sluice_artifacts.files import file_path
@@ -99,7 +109,9 @@ def _carry_out(job: "TrainJob", arguments: argparse.Namespace, prober: "Prober |
     if result.failure is not None or not isinstance(result.output, TrainOutput):
         failure = result.failure
         shown_failure = f"{failure.failure_class}: {failure.message}" if failure else "no output"
-        print(f"sluice train: {shown_failure}", file=sys.stderr)
+        # The rows were published under a name of their own, which messages then have.
+        named = f" ({TRAIN_FILE} is {arguments.data})" if TRAIN_FILE in shown_failure else ""
+        print(f"sluice train: {shown_failure}{named}", file=sys.stderr)
         unusable = {FailureClass.DATA, FailureClass.USER_ERROR}
         return EXIT_UNUSABLE if failure and failure.failure_class in unusable else EXIT_FAILED
     try:
@@ -158,7 +170,7 @@ def build_job(arguments: argparse.Namespace) -> "TrainJob":
 
 def _flag_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings that the flags say."""
-    targets = arguments.target_modules
+    targets = [name for text in arguments.target_modules for name in text.split(",") if name]
     return {
         "method": arguments.method,
         "dpo_beta": arguments.dpo_beta,
@@ -205,7 +217,7 @@ def _manifest_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     from sluice_api.v1alpha1 import FineTuneRun
 
     path: Path = arguments.manifest
-    given = [name for name in _FROM_MANIFEST if getattr(arguments, name) != arguments.defaults[name]]
+    given = [arguments.flags[name] for name in _FROM_MANIFEST if getattr(arguments, name) != arguments.defaults[name]]
     if given:
         raise ValueError(f"{', '.join(given)}: with --manifest these come from {path}; change them there")
     try:
@@ -251,7 +263,8 @@ def _show(output: Any, arguments: argparse.Namespace) -> None:
         print(f"ended early: {output.stop_reason}")
     resumed = f", resumed from step {output.resumed_from_step}" if output.resumed_from_step else ""
     print(f"trained {output.steps} steps, final loss {output.final_loss:.4f}{resumed}")
-    print(f"{output.tokens_per_second:,.0f} tokens/s")
+    if output.tokens_per_second:
+        print(f"{output.tokens_per_second:,.0f} tokens/s")
     print(f"adapter {output.adapter.digest} in {place}")
 
 

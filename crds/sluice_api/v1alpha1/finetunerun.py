@@ -87,7 +87,8 @@ class Sequence(ApiModel):
     packing: bool = True
     """Pack several rows into one sequence, each attending to itself only."""
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Compute activations again in the backward pass: less memory, slower. `auto` does it where they would not fit."""
+    """Compute activations again in the backward pass: less memory, slower. `auto` does it where they would not fit.
+    YAML reads a bare `on` or `off` as a boolean: write `"on"`."""
 
 
 GroupName = Annotated[
@@ -159,6 +160,13 @@ class ProbesSpec(ApiModel):
     }
 
 
+class Dpo(ApiModel):
+    """Direct preference optimisation (Rafailov et al., 2023)."""
+
+    beta: float = Field(default=0.1, gt=0.0, le=100.0)
+    """Pull towards the reference: the larger, the closer the model keeps to it. The default is the authors'."""
+
+
 class Checkpoint(ApiModel):
     """Full checkpoints: adapter, optimizer, schedule, random states, data position."""
 
@@ -197,6 +205,8 @@ class FineTuneRunSpec(ApiModel):
     """FineTuneRun whose adapter training continues from."""
     method: Literal["sft", "dpo"] = "sft"
     """Supervised fine-tuning, or direct preference optimisation."""
+    dpo: Dpo | None = None
+    """Settings of method `dpo`; without them its defaults."""
     lora: Lora = Lora()
     """The adapter."""
     optimizer: Optimizer = Optimizer()
@@ -250,6 +260,10 @@ class FineTuneRunSpec(ApiModel):
             rule(
                 "!has(self.baseModel.revision) || self.baseModel.revision == '' || self.baseModel.uri.startsWith('hf://')",
                 "spec.baseModel.revision is only for hf:// models",
+            ),
+            rule(
+                "!has(self.dpo) || (has(self.method) && self.method == 'dpo')",
+                "spec.dpo is only for spec.method dpo",
             ),
             rule(
                 "!has(self.minWorkers) || (has(self.workers) ? self.minWorkers <= self.workers : self.minWorkers == 1)",
