@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import attention, attention_kernels
 from sluice_trainer.attention import RowLayout, Segment, _by_document, document_attention
-from sluice_trainer.attention_kernels import VARIABLE, Kernel, choose_kernel, varlen_attention
+from sluice_trainer.attention_kernels import VARIABLE, Kernel, choose_kernel, varlen_attention, varlen_kernel
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 DOCUMENTS = RowLayout.of_lengths([5, 1, 17, 9])
@@ -137,6 +137,21 @@ def test_one_call_a_row_has_the_outputs_and_gradients_of_document_by_document(
     wanted = run(partial(_by_document, layout=layout, scaling=None, dropout=0.0, window=window))
     assert all(torch.allclose(*each, rtol=0, atol=1e-13) for each in zip(found, wanted, strict=True))
     assert (where.key_bounds is where.bounds) == (layout is DOCUMENTS), "nothing is gathered where nothing is shared"
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("layout", [DOCUMENTS, PAIRS], ids=["documents", "pairs"])
+def test_torchs_own_kernel_takes_the_call(layout: RowLayout, window: int | None) -> None:
+    """By shapes alone, on the device without data: torch has no version of the kernel for a processor."""
+    meta = torch.device("meta")
+    kernel = varlen_kernel()
+    assert kernel is not None
+    query, key, value = (each.to(meta).requires_grad_() for each in heads(layout, torch.bfloat16))
+    where = RowLayout(segments=layout.segments).offsets(meta)
+    found = varlen_attention(query, key, value, where, scale=0.25, window=window, kernel=kernel)
+    assert found.shape == (1, query.shape[2], 4, 16)
+    gradients = torch.autograd.grad(found.sum(), (query, key, value))
+    assert [each.shape for each in gradients] == [each.shape for each in (query, key, value)]
 
 
 def test_the_kernel_is_chosen_by_device_rows_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
