@@ -100,6 +100,30 @@ def test_a_document_with_nothing_to_learn_is_left_out() -> None:
     assert plan.left_out == 1
 
 
+def test_rows_that_cannot_be_trained_on_say_why() -> None:
+    config = PlanConfig(max_length=100, tokens_per_step=150)
+    with pytest.raises(ValueError, match="in none is a token scored") as masked:
+        build_plan(sizes([10, 20], scored=0), config)
+    assert "maxLength" not in str(masked.value)
+    with pytest.raises(ValueError, match=r"has 120 tokens, the longest 300, .* may have 100: raise sequence.maxLength"):
+        build_plan(sizes([300, 120]), config)
+    with pytest.raises(ValueError, match=r"longest 300, a row may have 100, and 1 more have no scored token: raise"):
+        build_plan([*sizes([300]), *sizes([10], scored=0)], config)
+
+
+def test_epochs_of_less_than_a_row_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"^optimizer.epochs is 1e-12: of 10 rows that is not one"):
+        build_plan(sizes(LENGTHS), PlanConfig(max_length=100, tokens_per_step=150, epochs=1e-12))
+    assert build_plan(sizes(LENGTHS), PlanConfig(max_length=100, tokens_per_step=150, epochs=1e-3)).steps
+
+
+def test_the_plan_knows_how_far_the_documents_it_takes_reach() -> None:
+    config = PlanConfig(max_length=100, tokens_per_step=150)
+    assert build_plan(sizes([40, 90, 300]), config).positions == 90
+    fewer = DocumentSize(length=95, scored=1, fingerprint=b"x", positions=30)
+    assert build_plan([*sizes([40]), fewer], config).positions == 40
+
+
 def test_random_draws_depend_on_step_and_row_only() -> None:
     plan = build_plan(sizes(LENGTHS), PlanConfig(seed=1))
     draws = {plan.draw_seed(step, row) for step in range(20) for row in range(20)}

@@ -13,7 +13,6 @@ are computed once, before the first step of a run, and kept for its other attemp
 """
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from sluice_trainer.tokenise import (
     document_of,
     encoding,
     numbered,
+    patches,
     render_segments,
     stop_tokens,
 )
@@ -58,6 +58,11 @@ class Pair:
     def lengths(self) -> tuple[int, int, int]:
         """Tokens of prompt, chosen and rejected answer."""
         return self.prompt.size, self.chosen.size, self.rejected.size
+
+    @property
+    def positions(self) -> int:
+        """Positions that it takes at least: both answers go on where the prompt ends."""
+        return int(self.prompt.size + max(self.chosen.size, self.rejected.size)) - patches(self.pictures)
 
     def fingerprint(self) -> bytes:
         """SHA-256 over the three parts and the pictures: what the pair is to the plan's digest."""
@@ -123,7 +128,10 @@ def _last_answer(pieces: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
 
 def pair_sizes(pairs: Sequence[Pair]) -> list[DocumentSize]:
     """What the plan has to know of pairs: the loss is averaged over pairs, so each counts as one."""
-    return [DocumentSize(length=sum(pair.lengths), scored=1, fingerprint=pair.fingerprint()) for pair in pairs]
+    return [
+        DocumentSize(length=sum(pair.lengths), scored=1, fingerprint=pair.fingerprint(), positions=pair.positions)
+        for pair in pairs
+    ]
 
 
 def answer_log_probabilities(
@@ -311,5 +319,5 @@ class DpoRecipe:
             tokens=sum(sum(each) for each in lengths),
             scored=sum(chosen + rejected for _, chosen, rejected in lengths),
             squares=sum((p + c) ** 2 + (p + r) ** 2 - p**2 for p, c, r in lengths),
-            patches=sum(math.prod(picture.grid) for number in row for picture in self._pairs[number].pictures),
+            patches=sum(patches(self._pairs[number].pictures) for number in row),
         )

@@ -21,8 +21,10 @@ def fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> S
     """Refuse what cannot fit, have activations computed again where they would not, and put the model in its place.
 
     Raises:
-        WorkerError: `OutOfMemory` where it fits nowhere, `Infrastructure` where more workers would hold it.
+        WorkerError: `OutOfMemory` where it fits nowhere, `Infrastructure` where more workers would hold it, `UserError`
+            where rows are longer than the base model knows positions.
     """
+    check_positions(model.get_base_model().config, plan)
     width = next(model.get_base_model().parameters()).element_size()
     for_workers = partial(
         planned,
@@ -45,6 +47,33 @@ def fit_memory(job: TrainJob, model: Any, plan: Plan, around: Surroundings) -> S
     strategy = Strategy.FSDP if found.sharded else Strategy.DDP
     _log.info("a row has up to %d tokens: a worker needs about %s%s, %s", plan.row_tokens, found, again, strategy)
     return strategy
+
+
+def check_positions(config: Any, plan: Plan) -> None:
+    """Refuse documents that go on where the base model was never trained; it would answer there, and badly.
+
+    Args:
+        config: the base model's configuration. The number of positions is `max_position_embeddings`, or more where its
+            rotary embedding is stretched by a factor.
+        plan: the run's.
+
+    Raises:
+        WorkerError: `UserError`, naming the field to change.
+    """
+    text = config.get_text_config()
+    known = getattr(text, "max_position_embeddings", None)
+    if not isinstance(known, int):
+        return
+    rotary = getattr(text, "rope_parameters", None) or {}
+    for each in (rotary, *(part for part in rotary.values() if isinstance(part, dict))):
+        known = max(known, int((each.get("factor") or 1) * (each.get("original_max_position_embeddings") or known)))
+    if plan.positions > known:
+        message = (
+            f"rows have up to {plan.positions} tokens, the base model knows {known} positions "
+            f"(max_position_embeddings): set sequence.maxLength to {known}, which leaves longer rows out, or choose a "
+            "base for longer texts"
+        )
+        raise WorkerError(FailureClass.USER_ERROR, message)
 
 
 def planned(job: TrainJob, shape: Shape, row_tokens: int, workers: int, *, shared: bool) -> Estimate:

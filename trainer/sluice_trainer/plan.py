@@ -62,6 +62,8 @@ class DocumentSize:
     """Units that the loss is averaged over: scored tokens (SFT) or 1 (a preference pair)."""
     fingerprint: bytes
     """Hash of the content."""
+    positions: int | None = None
+    """Positions that it takes at least; None: as many as tokens. Fewer where answers go on from the same place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,8 @@ class Plan:
     """Seed of the order, and of whatever else the steps draw."""
     row_tokens: int
     """Tokens of the longest row."""
+    positions: int
+    """Most positions that a document takes at least."""
 
     def draw_seed(self, step: int, row: int) -> int:
         """Seed of the random draws (dropout) of one row: the same for any number of workers and after any resume."""
@@ -103,15 +107,16 @@ def build_plan(documents: Sequence[DocumentSize], config: PlanConfig) -> Plan:
     """The plan of a run.
 
     Raises:
-        ValueError: no document fits into a row, or none has anything to learn.
+        ValueError: no document fits into a row, none has anything to learn, or the epochs are less than one document.
     """
     limit = min(config.max_length, config.tokens_per_step)
     usable = [number for number, size in enumerate(documents) if size.length <= limit and size.scored > 0]
     if not usable:
-        longest = max((size.length for size in documents), default=0)
+        raise ValueError(_nothing_usable(documents, limit))
+    if config.max_steps is None and not _documents_wanted(config.epochs, len(usable)):
         raise ValueError(
-            f"none of {len(documents)} rows can be trained on: the longest has {longest} tokens, "
-            f"a row may have {limit}: raise sequence.maxLength (and optimizer.tokensPerStep)"
+            f"optimizer.epochs is {config.epochs}: of {len(usable)} rows that is not one: raise it, or set "
+            "optimizer.maxSteps"
         )
     steps = []
     taken = 0
@@ -132,12 +137,39 @@ def build_plan(documents: Sequence[DocumentSize], config: PlanConfig) -> Plan:
         left_out=len(documents) - len(usable),
         seed=config.seed,
         row_tokens=max(sum(documents[number].length for number in row) for step in steps for row in step.rows),
+        positions=max(_positions(documents[number]) for step in steps for row in step.rows for number in row),
     )
+
+
+def _positions(size: DocumentSize) -> int:
+    return size.length if size.positions is None else size.positions
+
+
+def _nothing_usable(documents: Sequence[DocumentSize], limit: int) -> str:
+    """Why no document can be trained on, and what to do."""
+    learnable = [size.length for size in documents if size.scored > 0]
+    found = f"none of {len(documents)} rows can be trained on"
+    if not learnable:
+        return (
+            f"{found}: in none is a token scored, so that there is nothing to learn: the answers are empty once the "
+            "base model's chat template has written them"
+        )
+    masked = len(documents) - len(learnable)
+    besides = f", and {masked} more have no scored token" if masked else ""
+    return (
+        f"{found}: the shortest with anything to learn has {min(learnable)} tokens, the longest {max(learnable)}, a "
+        f"row may have {limit}{besides}: raise sequence.maxLength (and optimizer.tokensPerStep)"
+    )
+
+
+def _documents_wanted(epochs: float, usable: int) -> int:
+    """Documents that so many epochs see."""
+    return math.ceil(round(epochs * usable, 9))
 
 
 def _stream(usable: Sequence[int], config: PlanConfig) -> Iterator[int]:
     """Document numbers in the order in which they are seen, epoch after epoch."""
-    wanted = None if config.max_steps is not None else math.ceil(round(config.epochs * len(usable), 9))
+    wanted = None if config.max_steps is not None else _documents_wanted(config.epochs, len(usable))
     epoch = 0
     given = 0
     while wanted is None or given < wanted:

@@ -1,6 +1,5 @@
 """What a training method does with one packed row: its loss and gradients. The loop knows nothing else of it."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from sluice_trainer.attention import RowLayout
 from sluice_trainer.flops import Load
 from sluice_trainer.head import check_tokens, scored_losses
 from sluice_trainer.plan import DocumentSize
-from sluice_trainer.tokenise import Document
+from sluice_trainer.tokenise import Document, patches
 from sluice_trainer.vision import Sight
 
 
@@ -87,7 +86,7 @@ class SftRecipe:
             tokens=sum(document.length for document in documents),
             scored=sum(document.scored_count for document in documents),
             squares=sum(document.length**2 for document in documents),
-            patches=sum(math.prod(picture.grid) for document in documents for picture in document.pictures),
+            patches=sum(patches(document.pictures) for document in documents),
         )
 
 
@@ -125,5 +124,8 @@ def row_inputs(ids: torch.Tensor, layout: RowLayout) -> dict[str, Any]:
 def sft_sizes(documents: Sequence[Document]) -> list[DocumentSize]:
     """What the plan has to know of supervised documents."""
     return [
-        DocumentSize(length=each.length, scored=each.scored_count, fingerprint=each.fingerprint()) for each in documents
+        DocumentSize(
+            length=each.length, scored=each.scored_count, fingerprint=each.fingerprint(), positions=each.positions
+        )
+        for each in documents
     ]

@@ -7,6 +7,7 @@ boundaries, in training as in serving.
 """
 
 import hashlib
+import math
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +35,11 @@ class Picture(NamedTuple):
     """Patches in time, height and width, before the vision tower merges them."""
 
 
+def patches(pictures: Iterable[Picture]) -> int:
+    """Patches of pictures: no fewer than the tokens that stand for them."""
+    return sum(math.prod(picture.grid) for picture in pictures)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """One tokenised conversation.
@@ -50,6 +56,11 @@ class Document:
     def length(self) -> int:
         """Tokens of the document."""
         return int(self.ids.size)
+
+    @property
+    def positions(self) -> int:
+        """Positions that it takes at least: a picture's tokens take fewer than they are."""
+        return self.length - patches(self.pictures)
 
     @property
     def scored_count(self) -> int:
