@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -86,13 +86,15 @@ def test_the_adapter_loads_in_peft_and_its_manifest_says_where_it_comes_from(pla
     assert manifest.data_plan == build_plan(sizes, check_job(job).plan).digest
     assert manifest.parent is None
     config = json.loads((folder(output.adapter) / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == job.base_model.uri
+    assert config["base_model_name_or_path"] == str(place.base)
     assert config["target_modules"] == manifest.target_modules
     base = AutoModelForCausalLM.from_pretrained(place.base)
     tokenizer = AutoTokenizer.from_pretrained(folder(output.adapter))
     plain = logits(base, tokenizer)
     adapted = logits(PeftModel.from_pretrained(base, str(folder(output.adapter))), tokenizer)
     assert (adapted - plain).abs().max() > 0.05
+    by_its_own_word = AutoPeftModelForCausalLM.from_pretrained(folder(output.adapter))
+    assert torch.equal(logits(by_its_own_word, tokenizer), adapted)
     merged = plain_merge(place, output)
     assert torch.allclose(adapted, logits(merged, tokenizer), atol=1e-4)
 

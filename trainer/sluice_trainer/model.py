@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import FailureClass
+from sluice_artifacts.files import file_path
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import attention
 from sluice_trainer.bases import check_loaded, read_config, readable
@@ -342,9 +343,14 @@ def trained_names(model: PeftModel) -> list[str]:
 
 
 def adapter_config(model: PeftModel, base: ModelRef) -> bytes:
-    """`adapter_config.json`, as peft reads it; the same bytes for the same adapter, and no path of this machine."""
+    """`adapter_config.json`, as peft reads it; the same bytes for the same adapter of the same base.
+
+    It names the base as peft's and transformers' loaders take it: `owner/name` of the hub, or a folder; of `s3://` the
+    URI, which they cannot load.
+    """
     document = model.peft_config["default"].to_dict()
-    document |= {"base_model_name_or_path": base.uri, "revision": base.revision or None, "inference_mode": True}
+    name = str(file_path(base.uri)) if base.uri.startswith("file://") else base.uri.removeprefix("hf://")
+    document |= {"base_model_name_or_path": name, "revision": base.revision or None, "inference_mode": True}
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in document.items()}
     plain["target_modules"] = target_names(model)
     return (json.dumps(plain, indent=2, sort_keys=True, default=str) + "\n").encode()
