@@ -458,6 +458,10 @@ def test_a_gpu_profile_asks_for_gpus(world):
         ({"accelerator": "amd.com/gpu", "resources": {"memory": "96Gi"}}, None),
         ({"resources": {"memory": "1.5G"}}, 1_500_000_000),
         ({"resources": {"memory": "1000"}}, 1000),
+        ({"resources": {"memory": ".5Ki"}}, 512),
+        ({"resources": {"memory": "1.2.3Gi"}}, None),
+        ({"resources": {"memory": "."}}, None),
+        ({"resources": {"memory": "9" * 400}}, None),
         ({}, None),
     ],
 )

@@ -178,6 +178,8 @@ def test_without_phases_everything_adapted_is_trained() -> None:
     ("phases", "message"),
     [
         ((Phase(), Phase()), r"^phases\[0\].until is missing"),
+        ((Phase(until=0), Phase()), r"^phases\[0\].until is 0: it must be at least 1"),
+        ((Phase(until=-3),), r"^phases\[0\].until is -3: it must be at least 1"),
         ((Phase(until=4), Phase(until=4)), r"^phases\[1\].until is 4"),
     ],
 )

@@ -52,9 +52,11 @@ def check_phases(phases: Sequence[Phase]) -> None:
     """Refuse phases that are not one after the other.
 
     Raises:
-        ValueError: a phase but the last has no end, or ends no later than the one before.
+        ValueError: a phase but the last has no end, or ends before its first step or no later than the one before.
     """
     ends = [phase.until for phase in phases]
+    if ends and ends[0] is not None and ends[0] < 1:
+        raise ValueError(f"phases[0].until is {ends[0]}: it must be at least 1, or the phase has no step")
     for number, (end, following) in enumerate(pairwise(ends)):
         if end is None:
             raise ValueError(f"phases[{number}].until is missing: only the last phase may have none")

@@ -294,7 +294,7 @@ def _lacked_a_node(failure: AttemptFailure) -> bool:
 def worker_memory(profile: Profile) -> int | None:
     """Return the bytes that a worker's model has: of its accelerator, else of the worker itself; None when unknown."""
     text = profile.accelerator_memory if profile.accelerator else profile.resources.get("memory", "")
-    match = re.fullmatch(r"([0-9.]+)([kKMGT]?)(i?)", text)
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]*)?|\.[0-9]+)([kKMGT]?)(i?)", text)
     if match is None:
         return None
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2].upper() or " "))
