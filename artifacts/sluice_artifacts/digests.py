@@ -1,8 +1,10 @@
 """Digests: names that only one content can have."""
 
+import errno
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,15 +86,41 @@ def tree_files(path: Path) -> Iterator[tuple[str, Path]]:
 
     Entries whose name starts with a dot are left out: they hold bookkeeping (`.gitattributes`, `.cache/`), not weights.
     Links are followed, since model caches are made of them.
+
+    Raises:
+        CorruptError: a link leads nowhere or in a circle, or an entry is neither file nor folder.
     """
-    entries = [(child.name + "/" if child.is_dir() else child.name, child) for child in path.iterdir()]
+    return _tree_files(path, ())
+
+
+def _tree_files(path: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, Path]]:
+    """The files of a folder that lies in the folders `above`, which are given by device and inode."""
+    here = path.stat()
+    identity = (here.st_dev, here.st_ino)
+    if identity in above:
+        raise CorruptError(f"file://{path}", "is a link to a folder that it lies in; remove it")
+    entries = []
+    for child in path.iterdir():
+        if not child.name.startswith("."):
+            entries.append((child.name + "/" if _is_folder(child) else child.name, child))
     for name, child in sorted(entries, key=lambda entry: entry[0].encode("utf-8", "surrogateescape")):
-        if name.startswith("."):
-            continue
         if name.endswith("/"):
-            yield from ((name + below, file) for below, file in tree_files(child))
+            yield from ((name + below, file) for below, file in _tree_files(child, (*above, identity)))
         else:
             yield name, child
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder rather than a file, links followed."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise CorruptError(f"file://{path}", "is a link that leads nowhere; remove it, or restore its target") from None
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise CorruptError(f"file://{path}", "is neither a file nor a folder; remove it")
+    return stat.S_ISDIR(mode)
 
 
 def digest_tree(path: Path) -> str:
@@ -103,7 +131,7 @@ def digest_tree(path: Path) -> str:
 
     Raises:
         NotFoundError: the folder is missing.
-        CorruptError: the folder holds no file.
+        CorruptError: the folder holds no file, or something that `tree_files` refuses.
     """
     uri = f"file://{path}"
     if not path.is_dir():

@@ -7,9 +7,9 @@ names) and models that bring code of their own are refused before anything opens
 import json
 import logging
 import re
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sluice_api.contracts.base import ModelRef
 from sluice_artifacts.digests import canonical_json, digest_bytes, digest_sums, digest_tree, to_hex, tree_files
@@ -38,6 +38,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _HEADER_LIMIT = 100 << 20
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +49,7 @@ def fetch_model(ref: ModelRef, cache: Path) -> Path:
     variables), `s3://` is copied below `cache`, `file://` is used in place. The digest is that of `digest_tree`.
 
     Raises:
-        NotFoundError: no such model, or no safetensors weights in it.
+        NotFoundError: no such model, a URI that can name none, or no safetensors weights in it.
         CorruptError: other bytes than `ref.digest` says, a truncated weights file, or something that could run code.
         ArtifactError: the storage or the hub failed.
     """
@@ -66,7 +67,7 @@ def _fetched(ref: ModelRef, cache: Path) -> tuple[Path, str | None]:
     digest: str | None = None
     scheme = ref.uri.partition("://")[0]
     if scheme == "file":
-        folder = file_path(ref.uri)
+        folder = _parsed(file_path, ref.uri)
         if not folder.is_dir():
             raise NotFoundError(ref.uri, "no such folder; check the base model's path")
     elif scheme == "s3":
@@ -74,13 +75,21 @@ def _fetched(ref: ModelRef, cache: Path) -> tuple[Path, str | None]:
     elif scheme == "hf":
         folder = _fetch_hub(ref, cache)
     else:
-        raise ArtifactError(ref.uri, "base models are hf://owner/name, s3://bucket/prefix or file:///path")
+        raise NotFoundError(ref.uri, "base models are hf://owner/name, s3://bucket/prefix or file:///path")
     check_model(ref.uri, folder)
     if ref.digest is not None:
         digest = digest or digest_tree(folder)
         if digest != ref.digest:
             raise CorruptError(ref.uri, f"its digest is {digest}, {ref.digest} was expected; the model has changed")
     return folder, digest
+
+
+def _parsed(parse: Callable[[str], T], uri: str) -> T:
+    """What a URI says; one that is malformed names no model, however often it is tried."""
+    try:
+        return parse(uri)
+    except ArtifactError as error:
+        raise NotFoundError(error.uri, error.message) from error
 
 
 def check_model(uri: str, folder: Path) -> None:
@@ -180,12 +189,16 @@ def _fetch_objects(ref: ModelRef, cache: Path) -> tuple[Path, str]:
     held against the bytes that came in; a damaged one is replaced.
     """
     store = open_store(ref.uri)
+    _parsed(_s3_prefix, ref.uri)
     base = ref.uri.rstrip("/") + "/"
     objects = {info.uri.removeprefix(base): info for info in store.list(base)}
     if not objects:
         raise NotFoundError(ref.uri, "no objects below this prefix; check the base model's URI")
     for name in objects:
-        _check_name(ref.uri, check_relative(name))
+        try:
+            _check_name(ref.uri, check_relative(name))
+        except ValueError as error:
+            raise CorruptError(ref.uri, f"refused: {error}; rename the object, or name another prefix") from error
     listing = {name: [info.etag, info.size] for name, info in objects.items()}
     key = to_hex(digest_bytes(canonical_json({"uri": base, "objects": listing})))
     folder = cache / "objects" / key[:32]
@@ -197,6 +210,12 @@ def _fetch_objects(ref: ModelRef, cache: Path) -> tuple[Path, str]:
                 digest = digest_sums({name: store.download(join(base, name), temporary / name) for name in objects})
                 _record(folder).write_text(digest)
     return folder, digest
+
+
+def _s3_prefix(uri: str) -> object:
+    from sluice_artifacts.s3 import location
+
+    return location(uri, prefix=True)
 
 
 def _record(folder: Path) -> Path:
@@ -221,7 +240,7 @@ def _fetch_hub(ref: ModelRef, cache: Path) -> Path:
     """Download a repository of the hub, or find it in the hub's cache when that is all there is."""
     name = ref.uri.removeprefix("hf://").strip("/")
     if not _HUB_NAME.match(name):
-        raise ArtifactError(ref.uri, "a model on the hub is written hf://owner/name")
+        raise NotFoundError(ref.uri, "a model on the hub is written hf://owner/name")
     try:
         from huggingface_hub import errors as hub
         from huggingface_hub import snapshot_download
@@ -244,7 +263,7 @@ def _fetch_hub(ref: ModelRef, cache: Path) -> Path:
     except (OSError, ConnectionError) as error:
         raise UnreachableError(ref.uri, f"the hub cannot be reached ({type(error).__name__}); try again") from error
     except hub.HFValidationError as error:
-        raise ArtifactError(ref.uri, "a model on the hub is written hf://owner/name") from error
+        raise NotFoundError(ref.uri, "a model on the hub is written hf://owner/name") from error
     return Path(path)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 
 import pytest
@@ -99,6 +100,36 @@ class TestTree:
         for path in tree.iterdir():
             (linked / path.name).symlink_to(path)
         assert digest_tree(linked) == digest_tree(tree)
+
+    @pytest.mark.parametrize(
+        ("place", "target"),
+        [
+            ("lost", "/nowhere/x"),
+            ("b/lost", "lost"),
+            ("lost", "."),
+            ("b/lost", ".."),
+            ("b/lost", "../b"),
+            ("x", "a.txt/y"),
+        ],
+    )
+    def test_a_link_that_leads_nowhere_or_in_a_circle_is_named(self, tree, place, target):
+        (tree / place).symlink_to(target)
+        with pytest.raises(CorruptError, match=f"tree/{place}: is a link .*remove it"):
+            digest_tree(tree)
+
+    def test_a_folder_may_be_seen_twice(self, tree):
+        (tree / "again").symlink_to("b")
+        assert digest_tree(tree)
+
+    def test_hidden_links_do_not_count(self, tree):
+        before = digest_tree(tree)
+        (tree / ".lost").symlink_to("/nowhere/x")
+        assert digest_tree(tree) == before
+
+    def test_what_is_no_file_is_refused_without_being_opened(self, tree):
+        os.mkfifo(tree / "pipe")
+        with pytest.raises(CorruptError, match="pipe: is neither a file nor a folder"):
+            digest_tree(tree)
 
     def test_of_nothing_is_an_error(self, tmp_path):
         with pytest.raises(NotFoundError, match="check the path"):

@@ -9,12 +9,12 @@ import sys
 import threading
 from pathlib import Path
 
+import boto3
 import pytest
 
 from concurrency import at_once
 from sluice_api.contracts.base import ModelRef
 from sluice_artifacts import (
-    ArtifactError,
     CorruptError,
     NotFoundError,
     digest_tree,
@@ -198,11 +198,32 @@ class TestFolderAndBucket:
         assert digest_tree(folder) == digest
         assert (folder.stat().st_ino == inode) == (damage == "a hidden file")
 
-    def test_other_schemes_are_refused(self, tmp_path):
-        with pytest.raises(ArtifactError, match="base models are"):
-            fetch_model(ModelRef(uri="https://host/model"), tmp_path)
-        with pytest.raises(ArtifactError, match="hf://owner/name"):
-            fetch_model(ModelRef(uri="hf://a/b/c"), tmp_path)
+    @pytest.mark.parametrize(
+        ("uri", "message"),
+        [
+            ("https://host/model", "base models are"),
+            ("nonsense", "base models are"),
+            ("hf://a/b/c", "hf://owner/name"),
+            ("hf://a b/c", "hf://owner/name"),
+            ("hf://../etc", "hf://owner/name"),
+            ("s3://", "s3://bucket/key"),
+            ("s3:///model", "s3://bucket/key"),
+            ("s3://bucket/../model", "write the key that is meant"),
+            ("file://relative", "file:///path"),
+            ("file://host/x", "file:///path"),
+            ("file:///a/../b", "write the path that is meant"),
+        ],
+    )
+    def test_a_uri_that_can_name_no_model_is_missing_for_good(self, tmp_path, uri, message):
+        with pytest.raises(NotFoundError, match=message):
+            fetch_model(ModelRef(uri=uri), tmp_path)
+
+    @pytest.mark.integration
+    def test_an_object_whose_name_no_file_can_have_is_refused(self, bucket, s3_environment, tmp_path):
+        client = boto3.client("s3", endpoint_url=s3_environment.endpoint_url, region_name="us-east-1")
+        client.put_object(Bucket=bucket, Key="model/deep\\x.json", Body=b"{}")
+        with pytest.raises(CorruptError, match="is not a plain relative path; rename the object"):
+            fetch_model(ModelRef(uri=f"s3://{bucket}/model"), tmp_path)
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
