@@ -14,7 +14,7 @@ from sluice_trainer.attention import IMPLEMENTATION
 from sluice_trainer.fused import fuse
 from sluice_trainer.loop import LoopConfig, StepRecord, Trained, train
 from sluice_trainer.model import LoraSettings, add_adapter, trained_parameters
-from sluice_trainer.plan import Plan, PlanConfig, build_plan
+from sluice_trainer.plan import Plan, PlanConfig, Step, build_plan
 from sluice_trainer.recipes import SftRecipe, sft_sizes
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.sharding import shard
@@ -139,11 +139,12 @@ def sessions_in_a_group(rank: int, size: int, store: str, results: Any, jobs: li
 
 
 def stopped_session(rank: int, size: int, store: str, results: Any, job: str, cache: str, go: str) -> None:
-    """Do a job that is asked to stop at its first step, in one of several processes, and tell how it ended there.
+    """Do a job that is asked to stop in its first step, in one of several processes, and tell how it ended there.
 
     Process 0 may not write its checkpoint before the file `go` is there.
     """
     from sluice_artifacts.reporting import WorkerError
+    from sluice_trainer import loop
     from sluice_trainer.checkpoint import Checkpointer
     from sluice_trainer.group import ProcessGroup
     from sluice_trainer.session import run_session
@@ -154,7 +155,13 @@ def stopped_session(rank: int, size: int, store: str, results: Any, job: str, ca
             time.sleep(0.01)
         write(self, pending)
 
+    def stepping(self: loop._Run, step: Step) -> bool:
+        begun.append(step)
+        return take(self, step)
+
+    begun: list[Step] = []
     write, Checkpointer._write = Checkpointer._write, held  # type: ignore[method-assign]
+    take, loop._Run._step = loop._Run._step, stepping  # type: ignore[method-assign]
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     try:
@@ -162,7 +169,7 @@ def stopped_session(rank: int, size: int, store: str, results: Any, job: str, ca
             group=ProcessGroup(),
             device=CPU,
             progress=NoProgress(),
-            stop_requested=lambda: rank == 0,
+            stop_requested=lambda: rank == 0 and bool(begun),
             checkpoint_taken=lambda step, record: None,
             cache=Path(cache),
         )

@@ -30,7 +30,7 @@ def connected(cpus: int, advice: str) -> Iterator[None]:
         advice: what to do where neither works, for the message.
 
     Raises:
-        WorkerError: `Infrastructure` when Ray can be neither reached nor started.
+        WorkerError: `Infrastructure` when Ray can be neither reached nor started, `Preempted` when SIGTERM came first.
     """
     import ray
 
@@ -58,6 +58,11 @@ def connected(cpus: int, advice: str) -> Iterator[None]:
             said = str(error)[:MESSAGE_LIMIT]
             message = f"{where} cannot be reached or started ({type(error).__name__}: {said}): {advice}"
             raise WorkerError(FailureClass.INFRASTRUCTURE, message) from error
+        except SystemExit as error:
+            # Ray's own answer to SIGTERM while it connects.
+            ray.shutdown()
+            message = "asked to stop while Ray was being reached or started: nothing was begun"
+            raise WorkerError(FailureClass.PREEMPTED, message) from error
     try:
         yield
     finally:

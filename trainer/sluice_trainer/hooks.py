@@ -12,6 +12,7 @@ from sluice_trainer.flops import Work, peak_of
 from sluice_trainer.live import LiveModel
 from sluice_trainer.loop import StepRecord
 from sluice_trainer.plan import Plan
+from sluice_trainer.probes import SuiteLeft
 from sluice_trainer.recipes import Recipe
 from sluice_trainer.snapshot import Take
 from sluice_trainer.surroundings import Surroundings
@@ -53,6 +54,8 @@ class SessionHooks:
 
     def step_done(self, record: StepRecord) -> None:
         """Report the step."""
+        if self._last is None:
+            self._around.stepped()
         self._last = record
         now = self._clock()
         seconds, self._at = now - self._at, now
@@ -81,7 +84,13 @@ class SessionHooks:
         return self._around.stop_requested()
 
     def probe(self, step: int) -> ProbeResult:
-        """Have the suite run on the live weights."""
+        """Have the suite run on the live weights.
+
+        Raises:
+            SuiteLeft: the run was asked to stop.
+        """
+        if self.stop_requested():
+            raise SuiteLeft
         assert self._job.probes is not None and self._around.prober is not None, "checked before the run"
         self._around.progress.progress(stage=PROBING)
         found = self._around.prober(self._job.probes, self._live, step, join(self._job.output_uri, "probes"))

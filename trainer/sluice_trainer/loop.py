@@ -25,7 +25,7 @@ from sluice_trainer.group import Alone, Group, shares
 from sluice_trainer.optimizer import Optimizer
 from sluice_trainer.phases import Phase, check_phases
 from sluice_trainer.plan import Plan, Step
-from sluice_trainer.probes import is_due, verdict
+from sluice_trainer.probes import SuiteLeft, is_due, verdict
 from sluice_trainer.recipes import Recipe
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.snapshot import PendingSnapshot, Snapshot, SnapshotTaker, Take, put_back, spread
@@ -111,7 +111,11 @@ class Hooks(Protocol):
         ...
 
     def probe(self, step: int) -> ProbeResult:
-        """Evaluate the weights as they are after `step` steps; asked of the first worker only."""
+        """Evaluate the weights as they are after `step` steps; asked of the first worker only.
+
+        Raises:
+            SuiteLeft: the run was asked to stop meanwhile.
+        """
         ...
 
 
@@ -183,17 +187,22 @@ class _Run:
         self.stalled = 0.0
         self.recent: deque[tuple[float, int]] = deque(maxlen=FINAL_STEPS)
         self.probes: list[ProbeResult] = []
+        self.left = False
+        """Whether a suite was left, on every worker alike."""
         self.done = 0
         self.total = len(plan.steps)
         self.base_steps = min(config.base_steps or self.total, self.total)
 
     def carry_out(self, resume: Snapshot | None) -> Trained:
-        """Restore, then step after step until the plan, a stop rule or a request ends it."""
-        self._restore(resume)
+        """Restore, then step after step until the plan, a stop rule or a request ends it.
+
+        Asked to stop before its first step, or in a suite, it ends there: what it holds is what was saved.
+        """
+        asked = self._restore(resume)
         saved = self.done
-        reason = self._probe()
-        stop = False
-        while reason is None and self.done < self.total and not stop:
+        stop = asked and (self.done < self.total or self._probes_here())
+        reason = None if stop else self._probe()
+        while reason is None and self.done < self.total and not (stop or self.left):
             asked = self._step(self.plan.steps[self.done])
             # Saved before it is judged: a suite takes long, and a kill must not cost the steps as well.
             stop = asked and (self.done < self.total or self._probes_here())
@@ -203,7 +212,7 @@ class _Run:
                 reason = self._probe()
         if saved != self.done:
             self._save()
-        finished = reason is not None or (self.done == self.total and not stop)
+        finished = reason is not None or (self.done == self.total and not (stop or self.left))
         return Trained(
             step=self.done,
             finished=finished,
@@ -260,14 +269,18 @@ class _Run:
         reasons = list(StopReason)
         told = torch.zeros(1, dtype=torch.int64, device=next(iter(self.recipe.parameters.values())).device)
         if self.group.rank == 0:
-            if is_due(plan, self.probes, self.done):
-                with self.speed.paused():
-                    self.probes.append(self.hooks.probe(self.done))
-            reason = verdict(self.probes, plan, step=self.done, base_steps=self.base_steps)
-            told[0] = 1 + reasons.index(reason) if reason is not None else 0
+            try:
+                if is_due(plan, self.probes, self.done):
+                    with self.speed.paused():
+                        self.probes.append(self.hooks.probe(self.done))
+                reason = verdict(self.probes, plan, step=self.done, base_steps=self.base_steps)
+                told[0] = 1 + reasons.index(reason) if reason is not None else 0
+            except SuiteLeft:
+                told[0] = -1
         if self._probes_here() or self.done == self.base_steps:
             self.group.broadcast(told)
-        return reasons[int(told) - 1] if int(told) else None
+        self.left = int(told) < 0
+        return reasons[int(told) - 1] if int(told) > 0 else None
 
     @contextmanager
     def _stall(self) -> Iterator[None]:
@@ -295,19 +308,20 @@ class _Run:
     def _take(self) -> PendingSnapshot:
         return self.taker.take(self.done, tuple(self.recent), tuple(self.probes))
 
-    def _restore(self, resume: Snapshot | None) -> None:
-        """Put a snapshot back, on every worker what process 0 has."""
+    def _restore(self, resume: Snapshot | None) -> bool:
+        """Put a snapshot back, on every worker what process 0 has; whether that one was asked to stop."""
         parameters, adamw = self.recipe.parameters, self.optimizer.adamw
         if resume is not None:
             put_back(parameters, adamw, resume)
             self.recent.extend(resume.recent)
             self.probes = list(resume.probes)
         device = next(iter(parameters.values())).device
-        done = torch.tensor(resume.step if resume else 0, device=device)
-        self.group.broadcast(done)
-        self.done = int(done)
+        begin = torch.tensor([resume.step if resume else 0, int(self.hooks.stop_requested())], device=device)
+        self.group.broadcast(begin)
+        self.done, asked = begin.tolist()
         if self.group.size > 1:
             spread(parameters, adamw, self.group)
+        return bool(asked)
 
 
 class _Speed:

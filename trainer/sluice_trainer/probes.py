@@ -11,6 +11,10 @@ from collections.abc import Callable, Sequence
 from sluice_api.contracts.jobs import ProbeGate, ProbePlan, ProbeResult, StopReason, StopRule
 
 
+class SuiteLeft(Exception):
+    """A suite was left before its end, because the run was asked to stop: the next attempt runs it."""
+
+
 def syntax_dropped_twice(probes: Sequence[ProbeResult], plan: ProbePlan) -> bool:
     """Whether the last three judged probes have falling syntax rates."""
     rates = [probe.syntax_rate for probe in probes if probe.syntax_rate is not None]

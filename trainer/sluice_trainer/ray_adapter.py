@@ -7,12 +7,14 @@ resumes from the newest checkpoint.
 """
 
 import logging
+import math
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from sluice_artifacts.reporting import Reporter, WorkerError
 from sluice_traces import ray_cluster
 from sluice_traces.ray_cluster import ADDRESS_VARIABLE
 from sluice_trainer.settings import out_of_memory_advice
+from sluice_trainer.stages import STARTING, UNSAVED
 
 if TYPE_CHECKING:
     from sluice_trainer.live import Prober
@@ -35,8 +38,8 @@ MAX_CPUS = 4
 """CPUs of each worker where the variable is unset and the cluster has as many."""
 STOP_POLL_SECONDS = 1.0
 """Seconds between looks for the file that asks for a stop."""
-STARTING = "starting"
-"""Stage until the workers report."""
+PATIENCE_SECONDS = 15.0
+"""Seconds that workers which have nothing to save get to end by themselves, asked to stop."""
 START_BEAT_SECONDS = 10.0
 """Seconds between reports of the driver while the workers are being started."""
 START_LIMIT_SECONDS = 600.0
@@ -44,9 +47,9 @@ START_LIMIT_SECONDS = 600.0
 RESIZE_SECONDS = 60.0
 """Seconds between looks for room for more workers of an elastic run; a group that grows starts again."""
 PROCESS_GROUP_TIMEOUT_SECONDS = 600
-"""Seconds after which a worker gives up waiting for the others."""
-PROBING_TIMEOUT_SECONDS = 6 * 3600
-"""The same where the others wait while the first one runs a suite."""
+"""Seconds after which a worker gives up waiting for the others, from the first step on."""
+LONG_TIMEOUT_SECONDS = 6 * 3600
+"""The same before, when one may have the base and another still fetches it, and where a suite is waited for."""
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -100,8 +103,7 @@ class StartBeat:
 
     def __init__(self, job: TrainJob, reporter: Reporter, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin the start now."""
-        self._uri = join(job.output_uri, PROGRESS_FILE)
-        self._store = open_store(job.output_uri)
+        self._job = job
         self._reporter = reporter
         self._clock = clock
         self._started = self._last = clock()
@@ -113,18 +115,57 @@ class StartBeat:
         if self._over or now - self._last < START_BEAT_SECONDS:
             return
         self._last = now
-        try:
-            stage = Progress.model_validate_json(self._store.read(self._uri)).stage
-        except (ArtifactError, ValidationError):
-            stage = STARTING
+        stage = _stage(self._job) or STARTING
         self._over = stage != STARTING or now - self._started > START_LIMIT_SECONDS
         if not self._over:
             self._reporter.progress(stage=STARTING)
 
 
+class StopOrder:
+    """Passes a request to stop on to the workers, and says when to go without waiting for them."""
+
+    def __init__(self, job: TrainJob, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepare to tell the workers of a job."""
+        self._job = job
+        self._clock = clock
+        self._asked_at: float | None = None
+        self._looked_at = -math.inf
+
+    def __call__(self) -> bool:
+        """Ask the workers, the first time; whether there is nothing to save, and nobody who will end by himself.
+
+        Workers that cannot be placed never read what they are asked. Where the progress cannot be read, they may be
+        training, and are waited for.
+        """
+        now = self._clock()
+        if self._asked_at is None:
+            self._asked_at = now
+            with suppress(ArtifactError):
+                open_store(self._job.output_uri).write(join(self._job.output_uri, STOP_FILE), b"")
+        if now - self._looked_at < STOP_POLL_SECONDS:
+            return False
+        self._looked_at = now
+        stage = _stage(self._job)
+        return stage == STARTING or (stage in UNSAVED and now - self._asked_at >= PATIENCE_SECONDS)
+
+
+def _stage(job: TrainJob) -> str | None:
+    """The stage that a job's progress shows; None where it cannot be read."""
+    try:
+        text = open_store(job.output_uri).read(join(job.output_uri, PROGRESS_FILE))
+        return Progress.model_validate_json(text).stage
+    except (ArtifactError, ValidationError):
+        return None
+
+
 def _fit(trainer: Any, job: TrainJob, stop: threading.Event, beat: StartBeat) -> str | None:
-    """Run the trainer beside the main thread, which passes a request to stop on to the workers."""
+    """Run the trainer beside the main thread, which passes a request to stop on to the workers.
+
+    Raises:
+        WorkerError: the workers' own failure, or `Preempted` when they were not waited for.
+    """
     outcome: list[Any] = []
+    order = StopOrder(job)
 
     def fit() -> None:
         try:
@@ -134,14 +175,12 @@ def _fit(trainer: Any, job: TrainJob, stop: threading.Event, beat: StartBeat) ->
 
     thread = threading.Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
-    told = False
     while thread.is_alive():
         thread.join(timeout=0.1)
         beat()
-        if stop.is_set() and not told:
-            told = True
-            with suppress(ArtifactError):
-                open_store(job.output_uri).write(join(job.output_uri, STOP_FILE), b"")
+        if stop.is_set() and order() and thread.is_alive():
+            message = "asked to stop before the first step: there is nothing to save, the next attempt begins anew"
+            raise WorkerError(FailureClass.PREEMPTED, message)
     (result,) = outcome
     if isinstance(result, BaseException):
         raise translated(result, job) from result
@@ -179,8 +218,7 @@ def _trainer(job: TrainJob, cache: Path, storage: str, prober: "Prober | None") 
     from ray.train.torch import TorchConfig, TorchTrainer
 
     backend = "nccl" if job.use_gpu else "gloo"
-    timeout = PROCESS_GROUP_TIMEOUT_SECONDS if job.probes is None else PROBING_TIMEOUT_SECONDS
-    config = TorchConfig(backend=backend, timeout_s=timeout)
+    config = TorchConfig(backend=backend, timeout_s=LONG_TIMEOUT_SECONDS)
     return TorchTrainer(train_worker, torch_config=config, **arguments)
 
 
@@ -208,19 +246,35 @@ def train_worker(config: dict[str, Any]) -> str | None:
     def checkpoint_taken(step: int, record: StepRecord | None) -> None:
         ray.train.report({"step": step, "loss": record.loss if record else float("nan")})
 
+    group = Alone() if context.get_world_size() == 1 else ProcessGroup()
+
+    def stepped() -> None:
+        if group.size > 1 and job.probes is None:
+            wait_at_most(PROCESS_GROUP_TIMEOUT_SECONDS)
+
     around = Surroundings(
-        group=Alone() if context.get_world_size() == 1 else ProcessGroup(),
+        group=group,
         device=worker_device(job),
         progress=reporter or NoProgress(),
         stop_requested=_StopPoll(job, being_preempted) if first else being_preempted,
         checkpoint_taken=checkpoint_taken,
         cache=Path(config["cache"]),
         prober=config["prober"],
+        stepped=stepped,
     )
     output = run_session(job, around)
     if reporter is not None:
         reporter.flush()
     return output.model_dump_json() if output else None
+
+
+def wait_at_most(seconds: float) -> None:
+    """Have this process give up waiting for the others of the default group sooner, or later, than until now."""
+    from torch import distributed
+
+    # Older releases of torch know it by the other name alone.
+    change = getattr(distributed, "set_timeout", None) or distributed.distributed_c10d._set_pg_timeout
+    change(timedelta(seconds=seconds))
 
 
 def being_preempted() -> bool:
@@ -265,7 +319,7 @@ def _cpus_per_worker(job: TrainJob) -> int:
 
     text = os.environ.get(CPUS_VARIABLE, "")
     if text:
-        if not text.isdigit() or int(text) < 1:
+        if not (text.isascii() and text.isdigit()) or int(text) < 1:
             raise WorkerError(FailureClass.USER_ERROR, f"{CPUS_VARIABLE} is {text!r}: it must be a positive integer")
         return int(text)
     # What is free, not what there is: the job's own driver holds CPUs too, and a group that asks for them never starts.

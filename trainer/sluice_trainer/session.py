@@ -2,13 +2,11 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, cast
 
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
@@ -16,9 +14,11 @@ from sluice_api.contracts.models import AdapterManifest
 from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
+from sluice_trainer.activity import reading
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
 from sluice_trainer.documents import read_documents, read_pairs
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities
+from sluice_trainer.endings import out_of_memory, room, stopped
 from sluice_trainer.fitting import fit_memory
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
@@ -31,21 +31,33 @@ from sluice_trainer.loop import LoopConfig, Trained, train
 from sluice_trainer.memory import Strategy
 from sluice_trainer.phases import Phases, trained_roles
 from sluice_trainer.plan import Plan, build_plan
+from sluice_trainer.probes import SuiteLeft
 from sluice_trainer.publish import Provenance, publish_adapter
 from sluice_trainer.recipes import Recipe, SftRecipe, sft_sizes
 from sluice_trainer.reference import ReferenceStore, reference_key, reference_of
 from sluice_trainer.rows import fetch_rows, storage_failures
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.screens import Screens
-from sluice_trainer.settings import Settings, check_job, out_of_memory_advice
+from sluice_trainer.settings import Settings, check_job
 from sluice_trainer.snapshot import Snapshot
+from sluice_trainer.stages import LOADING, REFERENCE
 from sluice_trainer.surroundings import Surroundings
 from sluice_trainer.tokenise import Document, Picture
 from sluice_trainer.vision import Eyes, Sight
 
-LOADING, REFERENCE = "loading", "reference"
-"""Stages before the first step; in the second, steps are rows whose reference values are computed."""
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What there is to learn, and the files of the base that learns it."""
+
+    base: ModelRef
+    folder: Path
+    tokenizer: Any
+    eyes: Eyes | None
+    rows: Sequence[Document] | Sequence[Pair]
+    plan: Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +76,8 @@ class _Loaded:
 def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
     """Do a job; return its output on the first worker and None on the others.
 
-    Asked to stop, only the first worker raises, once its checkpoint is written.
+    Asked to stop once there is something to save, only the first worker raises, when its checkpoint is written; before,
+    whoever sees it does.
 
     Raises:
         WorkerError: with the failure's class and what to do about it.
@@ -72,7 +85,7 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
     settings = check_job(job)
     check_device(job, TorchDevice(around.device))
     around.progress.progress(stage=LOADING, inputs={"dataset": job.dataset.digest})
-    with _out_of_memory(job):
+    with out_of_memory(job):
         loaded = _load(settings, around)
         checkpointer = _checkpointer(settings, loaded)
         resume = _newest(checkpointer) if around.group.rank == 0 else None
@@ -80,35 +93,37 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
         around.progress.progress(
             stage="training", step=resumed_from or 0, of=len(loaded.plan.steps), resumed_from_step=resumed_from
         )
-        try:
-            trained = _train(settings, loaded, around, checkpointer, resume)
-        except BaseException:
-            # What is being written is what the next attempt goes on from.
-            with suppress(Exception):
-                checkpointer.wait()
-            raise
-    # The others end quietly, stopped or done: an error of theirs would have the group torn down while the first saves.
-    if around.group.rank != 0:
-        return None
-    if not trained.finished:
-        checkpointer.wait(must_succeed=True)
-        message = (
-            f"asked to stop: saved at step {trained.step} of {len(loaded.plan.steps)}, the next attempt resumes there"
-        )
-        raise WorkerError(FailureClass.PREEMPTED, message)
-    around.progress.progress(stage="publishing", step=trained.step, of=trained.step)
-    output = _publish(settings, loaded, trained, checkpointer, resumed_from)
-    return output.model_copy(update={"strategy": loaded.strategy.value, "workers": around.group.size})
+    with around.saving():
+        with out_of_memory(job):
+            try:
+                trained = _train(settings, loaded, around, checkpointer, resume)
+            except BaseException:
+                # What is being written is what the next attempt goes on from.
+                with suppress(Exception):
+                    checkpointer.wait()
+                raise
+        # The others end quietly, stopped or done: an error of theirs would have the group torn down while this saves.
+        if around.group.rank != 0:
+            return None
+        if not trained.finished:
+            checkpointer.wait(must_succeed=True)
+            raise stopped(trained.step, len(loaded.plan.steps), resumed_from)
+        around.progress.progress(stage="publishing", step=trained.step, of=trained.step)
+        output = _publish(settings, loaded, trained, checkpointer, resumed_from)
+        return output.model_copy(update={"strategy": loaded.strategy.value, "workers": around.group.size})
 
 
-def _load(settings: Settings, around: Surroundings) -> _Loaded:
+def _read(settings: Settings, around: Surroundings) -> _Read:
+    """Rows and base fetched, the rows tokenised and planned."""
     job = settings.job
-    with watched(around.cache, partial(around.progress.progress, stage=LOADING)):
-        files = fetch_rows(job, around.cache)
-        with storage_failures("base model", FailureClass.USER_ERROR):
-            folder = fetch_model(job.base_model, around.cache / "models")
+    files = fetch_rows(job, around.cache)
+    around.end_if_asked()
+    with storage_failures("base model", FailureClass.USER_ERROR):
+        folder = fetch_model(job.base_model, around.cache / "models")
+    around.end_if_asked()
     base = job.base_model.model_copy(update={"digest": job.base_model.digest or digest_tree(folder)})
     around.progress.progress(inputs={"baseModel": str(base.digest)})
+    around.end_if_asked()
     tokenizer = models.load_tokenizer(folder, base.uri)
     documents: Sequence[Document] = []
     pairs: Sequence[Pair] = []
@@ -118,30 +133,42 @@ def _load(settings: Settings, around: Surroundings) -> _Loaded:
             documents = read_documents(files, tokenizer, eyes, dataset=job.dataset.digest, cache=around.cache)
         else:
             pairs = read_pairs(files, tokenizer, eyes)
+    around.end_if_asked()
     try:
         plan = build_plan(sft_sizes(documents) or pair_sizes(pairs), settings.plan)
     except ValueError as error:
         raise WorkerError(FailureClass.DATA, str(error)) from error
+    rows = documents or pairs
     if plan.left_out:
-        _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(documents or pairs))
-    model = _adapted(settings, base, folder, around)
-    strategy = fit_memory(job, model, plan, around)
+        _log.warning("%d of %d rows are longer than a row may be, and left out", plan.left_out, len(rows))
+    return _Read(base=base, folder=folder, tokenizer=tokenizer, eyes=eyes, rows=rows, plan=plan)
+
+
+def _load(settings: Settings, around: Surroundings) -> _Loaded:
+    job, told = settings.job, around.progress.progress
+    with watched(around.cache, told), reading(told):
+        found = _read(settings, around)
+        around.end_if_asked()
+        model = _adapted(settings, found.base, found.folder, around)
+    around.end_if_asked()
+    strategy = fit_memory(job, model, found.plan, around)
     parameters = models.trained_parameters(model)
-    sight = Sight(causal=model.get_base_model(), eyes=eyes) if eyes is not None else None
+    sight = Sight(causal=model.get_base_model(), eyes=found.eyes) if found.eyes is not None else None
     if sight is not None:
-        sight.follow(_pictures(plan, documents or pairs, around.group))
+        sight.follow(_pictures(found.plan, found.rows, around.group))
     recipe: Recipe
     if job.method == "sft":
-        recipe = SftRecipe(model, documents, parameters, around.device, sight=sight)
+        recipe = SftRecipe(model, cast(Sequence[Document], found.rows), parameters, around.device, sight=sight)
     else:
-        recipe = _dpo(settings, base, model, pairs, around, sight)
+        recipe = _dpo(settings, found.base, model, cast(Sequence[Pair], found.rows), around, sight)
+    around.end_if_asked()
     return _Loaded(
-        base=base,
-        base_folder=folder,
-        tokenizer=tokenizer,
+        base=found.base,
+        base_folder=found.folder,
+        tokenizer=found.tokenizer,
         model=model,
         recipe=recipe,
-        plan=plan,
+        plan=found.plan,
         strategy=strategy,
     )
 
@@ -167,6 +194,11 @@ def _dpo(
         row_tokens=limit,
         device=around.device.type,
     )
+
+    def told(done: int, of: int) -> None:
+        around.progress.progress(stage=REFERENCE, step=done, of=of)
+        around.end_if_asked()
+
     compute = partial(
         reference_log_probabilities,
         model,
@@ -175,7 +207,7 @@ def _dpo(
         device=around.device,
         group=around.group,
         sight=sight,
-        told=lambda done, of: around.progress.progress(stage=REFERENCE, step=done, of=of),
+        told=told,
     )
     with storage_failures("checkpoints", FailureClass.STORAGE):
         kept = ReferenceStore(job.checkpoint_uri, key, len(pairs))
@@ -234,18 +266,8 @@ def _checkpointer(settings: Settings, loaded: _Loaded) -> Checkpointer:
 
 
 def _newest(checkpointer: Checkpointer) -> Snapshot | None:
-    with storage_failures("checkpoints", FailureClass.STORAGE), _room("checkpoints"):
+    with storage_failures("checkpoints", FailureClass.STORAGE), room("checkpoints"):
         return checkpointer.newest()
-
-
-@contextmanager
-def _room(what: str) -> Iterator[None]:
-    """A temporary folder without room as a failure of the storage."""
-    try:
-        yield
-    except OSError as error:
-        message = f"{what} cannot be kept in the temporary folder: {error.strerror or error}"
-        raise WorkerError(FailureClass.STORAGE, message) from error
 
 
 def _train(
@@ -262,16 +284,17 @@ def _train(
         Phases(settings.phases, loaded.recipe.parameters)
     except ValueError as error:
         raise WorkerError(FailureClass.USER_ERROR, str(error)) from error
+
+    def answered(done: int, of: int) -> None:
+        around.progress.progress(stage=PROBING, step=done, of=of)
+        if around.stop_requested():
+            raise SuiteLeft
+
     hooks = SessionHooks(
         job=job,
         plan=loaded.plan,
         recipe=loaded.recipe,
-        live=LiveModel(
-            loaded.model,
-            loaded.tokenizer,
-            around.device,
-            lambda done, total: around.progress.progress(stage=PROBING, step=done, of=total),
-        ),
+        live=LiveModel(loaded.model, loaded.tokenizer, around.device, answered),
         work=Work.of(loaded.model),
         around=around,
         checkpointer=checkpointer,
@@ -324,7 +347,7 @@ def _publish(
             "rows_left_out": float(loaded.plan.left_out),
         },
     )
-    with storage_failures("adapter", FailureClass.STORAGE), _room("the adapter"):
+    with storage_failures("adapter", FailureClass.STORAGE), room("the adapter"):
         adapter = publish_adapter(
             job.adapter_uri,
             state=models.adapter_state(loaded.model),
@@ -347,23 +370,3 @@ def _publish(
         tokens_per_second=trained.tokens_per_second,
         probes=list(trained.probes),
     )
-
-
-@contextmanager
-def _out_of_memory(job: TrainJob) -> Iterator[None]:
-    """Out of memory as a failure that names the fix."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if (
-            isinstance(error, RuntimeError)
-            and not isinstance(error, torch.OutOfMemoryError)
-            and not _says_memory(error)
-        ):
-            raise
-        raise WorkerError(FailureClass.OUT_OF_MEMORY, out_of_memory_advice(job)) from error
-
-
-def _says_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    return "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text

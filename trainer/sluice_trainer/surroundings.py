@@ -1,12 +1,15 @@
 """Where a session runs: its processes, its device, whom it tells."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from sluice_api.contracts.jobs import FailureClass
+from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.group import Group
 from sluice_trainer.live import Prober
 from sluice_trainer.loop import StepRecord
@@ -54,3 +57,18 @@ class Surroundings:
     """Folder for fetched artifacts."""
     prober: Prober | None = None
     """Runs the suite of probes; None where no job asks for one."""
+    saving: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Entered when there is something to save: from then on a request to stop shows in `stop_requested` alone."""
+    stepped: Callable[[], None] = lambda: None
+    """Called on every worker when it has taken its first step: nobody waits for anyone's preparations any more."""
+
+    def end_if_asked(self) -> None:
+        """To be called between and in the stages before the first step, on any worker: there is nothing to save yet.
+
+        Raises:
+            WorkerError: `Preempted`, when the job was asked to stop. In a group, the adapter to Ray then ends the
+                other workers, wherever they wait, as for any failure before the first step.
+        """
+        if self.stop_requested():
+            message = "asked to stop before this attempt's first step: the next attempt begins where this one did"
+            raise WorkerError(FailureClass.PREEMPTED, message)

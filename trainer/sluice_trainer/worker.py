@@ -74,16 +74,16 @@ def run_bare(job: TrainJob, reporter: Reporter, prober: "Prober | None" = None) 
     if job.workers != 1:
         raise WorkerError(FailureClass.USER_ERROR, f"workers is {job.workers}: without Ray there is one")
     check_prober(job, prober)
-    with reporter.cooperative_stop() as stop:
-        around = Surroundings(
-            group=Alone(),
-            device=worker_device(job),
-            progress=reporter,
-            stop_requested=stop.is_set,
-            checkpoint_taken=lambda step, record: None,
-            cache=cache_folder(),
-            prober=prober,
-        )
-        output = run_session(job, around)
+    around = Surroundings(
+        group=Alone(),
+        device=worker_device(job),
+        progress=reporter,
+        stop_requested=reporter.stop_requested.is_set,
+        checkpoint_taken=lambda step, record: None,
+        cache=cache_folder(),
+        prober=prober,
+        saving=reporter.cooperative_stop,
+    )
+    output = run_session(job, around)
     assert output is not None, "the first worker has the output"
     return output
