@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -238,17 +239,41 @@ def iter_tables(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa
     Raises:
         ShardError: the file is no Parquet, is damaged, or lacks a column.
     """
+    with _readable(path), pq.ParquetFile(path) as file:
+        known = set(file.schema_arrow.names)
+        if missing := [name for name in columns or () if name not in known]:
+            raise ShardError(f"{path.name}: has no column {missing[0]}")
+        for batch in file.iter_batches(batch_size=_READ_ROWS, columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What pyarrow says of a file that it cannot read as `ShardError`."""
     try:
-        with pq.ParquetFile(path) as file:
-            known = set(file.schema_arrow.names)
-            if missing := [name for name in columns or () if name not in known]:
-                raise ShardError(f"{path.name}: has no column {missing[0]}")
-            for batch in file.iter_batches(batch_size=_READ_ROWS, columns=columns, use_threads=False):
-                yield pa.Table.from_batches([batch])
+        yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ShardError(f"{path.name}: is no readable Parquet file ({type(error).__name__})") from None
+
+
+def count_rows(paths: Iterable[Path]) -> int:
+    """How many rows `iter_rows` gives of some files, without reading a row.
+
+    Raises:
+        ShardError: a shard cannot be read.
+        FileNotFoundError: a file is missing.
+    """
+    count = 0
+    for path in paths:
+        if path.suffix == SHARD_SUFFIX:
+            with _readable(path), pq.ParquetFile(path) as file:
+                count += file.metadata.num_rows
+        else:
+            with path.open("rb") as lines:
+                count += sum(1 for line in lines if line.strip())
+    return count
 
 
 def iter_rows(paths: Iterable[Path]) -> Iterator[tuple[str, int, Any]]:

@@ -1,6 +1,7 @@
 """Rows on disk: reading them, and refusing what must not be learnt."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,10 +12,15 @@ from sluice_api.contracts.base import Contract
 from sluice_api.contracts.dataset import PreferenceRow, SftRow
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
-from sluice_traces.shards import ShardError, iter_rows
+from sluice_traces.shards import ShardError, count_rows, iter_rows
 
 POSITIVE = "positive"
 """The only label that supervised training accepts."""
+
+Told = Callable[[int, int], None]
+"""Hears how much is done of how much, and may raise to have the work end."""
+TOLD_ROWS = 256
+"""Rows after which a `Told` hears of them."""
 
 Row = TypeVar("Row", bound=Contract)
 
@@ -34,17 +40,25 @@ def read_rows(paths: Path | Sequence[Path], model: type[Row], check: Callable[[R
     return list(stream_rows(paths, model, check))
 
 
-def stream_rows(paths: Path | Sequence[Path], model: type[Row], check: Callable[[Row], str]) -> Iterator[Row]:
-    """`read_rows`, a row at a time; of a shard no more than a row group is in memory."""
+def stream_rows(
+    paths: Path | Sequence[Path], model: type[Row], check: Callable[[Row], str], told: Told | None = None
+) -> Iterator[Row]:
+    """`read_rows`, a row at a time; of a shard no more than a row group is in memory.
+
+    `told` hears how many of how many rows have been taken, every `TOLD_ROWS` and at the end.
+    """
     files = [paths] if isinstance(paths, Path) else list(paths)
-    empty = True
+    of = 0 if told is None else _count(files)
+    done = 0
     for where, content in _contents(files):
         row = _parse(where, content, model)
         if objection := check(row):
             raise WorkerError(FailureClass.DATA, f"{where}: {objection}")
-        empty = False
         yield row
-    if empty:
+        done += 1
+        if told is not None and (done % TOLD_ROWS == 0 or done == of):
+            told(done, of)
+    if not done:
         names = ", ".join(path.name for path in files)
         message = (
             f"{names} has no rows: nothing to train on; widen the TraceDataset's source, tenants, variants or since"
@@ -61,13 +75,15 @@ def place_of(paths: Sequence[Path], number: int) -> str:
     return next((where for where, _ in islice(_contents(paths), number, None)), f"row {number + 1}")
 
 
-def check_rows(paths: Path | Sequence[Path], model: type[Row], check: Callable[[Row], str]) -> None:
-    """Read every row and keep none.
+def check_rows(
+    paths: Path | Sequence[Path], model: type[Row], check: Callable[[Row], str], told: Told | None = None
+) -> None:
+    """Read every row and keep none; `told` hears how many of how many are read.
 
     Raises:
         WorkerError: as `read_rows`.
     """
-    for _ in stream_rows(paths, model, check):
+    for _ in stream_rows(paths, model, check, told):
         pass
 
 
@@ -120,9 +136,21 @@ ROWS: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
 
 def _contents(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
     """Place, as `file:row`, and content of every row."""
-    try:
+    with _damaged():
         for name, number, content in iter_rows(files):
             yield f"{name}:{number}", content
+
+
+def _count(files: Sequence[Path]) -> int:
+    with _damaged():
+        return count_rows(files)
+
+
+@contextmanager
+def _damaged() -> Iterator[None]:
+    """Missing and damaged files as `Data`."""
+    try:
+        yield
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
         message = f"the dataset has no {missing}: publish it again with `sluice trace convert` or a TraceDataset"

@@ -7,7 +7,7 @@ from typing import Any
 
 from sluice_api.contracts.dataset import PreferenceRow, SftRow
 from sluice_artifacts.reporting import WorkerError
-from sluice_trainer.data import ROWS, Row, place_of, read_rows, stream_rows, text_only_objection
+from sluice_trainer.data import ROWS, Row, Told, place_of, stream_rows, text_only_objection
 from sluice_trainer.dpo import Pair, tokenize_pairs
 from sluice_trainer.token_cache import TokenCache
 from sluice_trainer.tokenise import ConversationError, Document, numbered
@@ -15,7 +15,13 @@ from sluice_trainer.vision import Eyes, SeeingTokeniser
 
 
 def read_documents(
-    files: Sequence[Path], tokenizer: Any, eyes: Eyes | None, *, dataset: str, cache: Path
+    files: Sequence[Path],
+    tokenizer: Any,
+    eyes: Eyes | None,
+    *,
+    dataset: str,
+    cache: Path,
+    told: Told | None = None,
 ) -> Sequence[Document]:
     """Documents of supervised rows, in the rows' order.
 
@@ -25,6 +31,8 @@ def read_documents(
         eyes: the base model's; None where it reads text only, whose tokens are kept in the cache.
         dataset: its digest.
         cache: folder for what is kept between attempts.
+        told: hears how many rows, or screenshots, of how many are done, of one kind of work after the other. It may
+            raise, to have it end: nothing half-done is kept.
 
     Raises:
         WorkerError: `Data`, naming file and row, for a row that must not be learnt or whose screenshot is missing,
@@ -36,23 +44,23 @@ def read_documents(
         if eyes is None:
             plain = _with(check, text_only_objection)
             return TokenCache(cache / "tokens").documents(
-                dataset, tokenizer, lambda: (row.conversations for row in stream_rows(files, model, plain))
+                dataset, tokenizer, lambda: (row.conversations for row in stream_rows(files, model, plain, told))
             )
         seeing = SeeingTokeniser(tokenizer, eyes)
         documents = []
-        for number, row in enumerate(_with_screens(files, model, _with(check, eyes.objection), eyes)):
+        for number, row in enumerate(_with_screens(files, model, _with(check, eyes.objection), eyes, told)):
             with numbered(number):
                 documents.append(seeing.document(row.conversations, row.image))
         return documents
 
 
-def read_pairs(files: Sequence[Path], tokenizer: Any, eyes: Eyes | None) -> list[Pair]:
+def read_pairs(files: Sequence[Path], tokenizer: Any, eyes: Eyes | None, *, told: Told | None = None) -> list[Pair]:
     """Preference pairs of rows, in the rows' order; arguments and errors as of `read_documents`."""
     model, check = ROWS["dpo"]
     with _placed(files):
         if eyes is None:
-            return tokenize_pairs(read_rows(files, model, _with(check, text_only_objection)), tokenizer)
-        return tokenize_pairs(list(_with_screens(files, model, _with(check, eyes.objection), eyes)), tokenizer, eyes)
+            return tokenize_pairs(stream_rows(files, model, _with(check, text_only_objection), told), tokenizer)
+        return tokenize_pairs(_with_screens(files, model, _with(check, eyes.objection), eyes, told), tokenizer, eyes)
 
 
 @contextmanager
@@ -68,14 +76,16 @@ def _with(first: Callable[[Any], str], second: Callable[[Any], str]) -> Callable
     return lambda row: first(row) or second(row)
 
 
-def _with_screens(files: Sequence[Path], model: type[Row], check: Callable[[Row], str], eyes: Eyes) -> Iterator[Row]:
+def _with_screens(
+    files: Sequence[Path], model: type[Row], check: Callable[[Row], str], eyes: Eyes, told: Told | None
+) -> Iterator[Row]:
     """Rows once their screenshots are fetched, several at a time, rather than one after the other."""
 
     def images() -> Iterator[str]:
-        for row in stream_rows(files, model, lambda row: ""):
+        for row in stream_rows(files, model, lambda row: "", told):
             assert isinstance(row, SftRow | PreferenceRow)
             if row.image is not None:
                 yield row.image
 
-    eyes.screens.fetch(images())
-    yield from stream_rows(files, model, check)
+    eyes.screens.fetch(images(), told)
+    yield from stream_rows(files, model, check, told)

@@ -14,7 +14,7 @@ are computed once, before the first step of a run, and kept for its other attemp
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ class Pair:
         return hashlib.sha256(b"|".join(parts)).digest()
 
 
-def tokenize_pairs(rows: Sequence[PreferenceRow], tokenizer: Any, eyes: Eyes | None = None) -> list[Pair]:
+def tokenize_pairs(rows: Iterable[PreferenceRow], tokenizer: Any, eyes: Eyes | None = None) -> list[Pair]:
     """Pairs of preference rows, in the rows' order.
 
     Args:

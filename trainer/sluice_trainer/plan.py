@@ -14,13 +14,16 @@ import hashlib
 import json
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 PLAN_VERSION = 1
 """Changes whenever the same input would give another plan."""
+
+TOLD_STEPS = 64
+"""Steps after which a plan in the making is heard of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +106,16 @@ class Plan:
         return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
-def build_plan(documents: Sequence[DocumentSize], config: PlanConfig) -> Plan:
+def build_plan(
+    documents: Sequence[DocumentSize], config: PlanConfig, told: Callable[[int, int], None] | None = None
+) -> Plan:
     """The plan of a run.
+
+    Args:
+        documents: what there is to train on.
+        config: what shapes the plan.
+        told: hears, every `TOLD_STEPS` steps, how much of how much is planned: steps where their number is given,
+            documents where it is not. It may raise, to have the work end.
 
     Raises:
         ValueError: no document fits into a row, none has anything to learn, or the epochs are less than one document.
@@ -113,7 +124,8 @@ def build_plan(documents: Sequence[DocumentSize], config: PlanConfig) -> Plan:
     usable = [number for number, size in enumerate(documents) if size.length <= limit and size.scored > 0]
     if not usable:
         raise ValueError(_nothing_usable(documents, limit))
-    if config.max_steps is None and not _documents_wanted(config.epochs, len(usable)):
+    wanted = _documents_wanted(config.epochs, len(usable)) if config.max_steps is None else 0
+    if config.max_steps is None and not wanted:
         raise ValueError(
             f"optimizer.epochs is {config.epochs}: of {len(usable)} rows that is not one: raise it, or set "
             "optimizer.maxSteps"
@@ -131,6 +143,8 @@ def build_plan(documents: Sequence[DocumentSize], config: PlanConfig) -> Plan:
                 epoch=taken / len(usable),
             )
         )
+        if told is not None and len(steps) % TOLD_STEPS == 0:
+            told(*((len(steps), config.max_steps) if config.max_steps is not None else (taken, wanted)))
     return Plan(
         steps=tuple(steps),
         digest=_digest(documents, config, steps),

@@ -6,7 +6,7 @@ kept in a folder between attempts, and read again only where its bytes still hav
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,12 @@ class Screens:
         self._store = store or open_store(dataset_uri)
         self._sizes: dict[str, tuple[int, int] | ScreenError] = {}
 
-    def fetch(self, names: Iterable[str]) -> None:
+    def fetch(self, names: Iterable[str], told: Callable[[int, int], None] | None = None) -> None:
         """Have screenshots at hand, several at a time; what is wrong with one is said when it is asked for.
+
+        Args:
+            names: their names.
+            told: hears how many of how many are at hand; it may raise, to have the rest left.
 
         Raises:
             ArtifactError: the storage cannot be asked.
@@ -54,7 +58,14 @@ class Screens:
         wanted = sorted(set(names) - set(self._sizes))
         self._folder.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(THREADS, thread_name_prefix="screens") as pool:
-            self._sizes.update(zip(wanted, pool.map(self._checked, wanted), strict=True))
+            try:
+                for done, (name, size) in enumerate(zip(wanted, pool.map(self._checked, wanted), strict=True), start=1):
+                    self._sizes[name] = size
+                    if told is not None:
+                        told(done, len(wanted))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def size(self, name: str) -> tuple[int, int]:
         """Width and height of a screenshot, in pixels.
