@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from documents import row_loss, tokenize_rows
 from sluice_api.contracts.dataset import SftRow
@@ -58,6 +59,15 @@ def test_the_estimate_is_what_autograd_keeps(architecture: str, dropout: float) 
     tokens = sum(document.length for document in DOCUMENTS)
     expected = estimate(Shape.of(model, 4, on_cpu=True), tokens, checkpointing=False).activations
     assert kept(model) == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+def test_a_base_of_another_build_is_a_user_error() -> None:
+    config = GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=64, bos_token_id=0, eos_token_id=0)
+    model = add_adapter(GPT2LMHeadModel(config), LoraSettings(rank=2, alpha=4), seed=1)
+    with pytest.raises(WorkerError, match=r"model type gpt2 .* no intermediate_size: name a base of") as caught:
+        Shape.of(model, 4)
+    assert caught.value.failure_class is FailureClass.USER_ERROR
 
 
 def test_recomputed_activations_are_fewer_and_the_gradients_the_same() -> None:

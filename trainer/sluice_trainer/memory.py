@@ -28,6 +28,8 @@ PROCESS_BYTES = 2**30
 OPTIMIZER_BYTES = 16
 """Bytes of a trained parameter in fp32: itself, its gradient and AdamW's two moments."""
 GIB = 2**30
+_BUILD = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "vocab_size")
+"""Fields of a configuration that the count of activations needs."""
 
 
 class Checkpointing(StrEnum):
@@ -84,9 +86,13 @@ class Shape:
         """Shape of a transformers model with an adapter; `width` in bytes.
 
         On a CPU dropout keeps the factors it multiplied by, on an accelerator a byte a number.
+
+        Raises:
+            WorkerError: `UserError` for a base of another build than the decoders that training is made for.
         """
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         config = base.config.get_text_config()
+        _check_build(config)
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         keys = getattr(config, "num_key_value_heads", None) or heads
@@ -109,6 +115,18 @@ class Shape:
             width=width,
             dropped=_dropped_inputs(model) * (4 + (4 if on_cpu else 1)) // config.num_hidden_layers,
         )
+
+
+def _check_build(config: Any) -> None:
+    """Refuse what does not describe itself as decoders with rotary positions and a gated unit do, GPT-2 for one."""
+    of_experts = {"intermediate_size"} if getattr(config, "moe_intermediate_size", None) else set()
+    lacking = [name for name in _BUILD if name not in of_experts and not getattr(config, name, None)]
+    if lacking:
+        message = (
+            f"spec.baseModel: model type {config.model_type} cannot be trained here, its config.json has no "
+            f"{', '.join(lacking)}: name a base of the build of Llama, Mistral or Qwen"
+        )
+        raise WorkerError(FailureClass.USER_ERROR, message)
 
 
 def _dropped_inputs(model: Any) -> int:
