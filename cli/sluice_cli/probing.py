@@ -23,7 +23,7 @@ def probe(plan: ProbePlan, answers: "Answers", step: int, output_uri: str, /) ->
 
     Raises:
         WorkerError: `UserError` for a suite that is unknown or malformed, `Infrastructure` when code cannot be judged
-            here, `Storage` when the report cannot be kept.
+            here, `Storage` when the suite cannot be asked for or the report cannot be kept.
     """
     from sluice_artifacts import ArtifactError, publish_document
 
@@ -104,15 +104,22 @@ _FORMS: dict[str, Callable[[Any, str], bool]] = {
 
 
 def _suite(uri: str) -> "Suite":
-    from sluice_artifacts import ArtifactError, open_store
+    from sluice_artifacts import ArtifactError, CorruptError, NotFoundError, open_store
     from sluice_evaluator.builtin import BUILTIN_PREFIX, load
     from sluice_evaluator.errors import SuiteError
     from sluice_evaluator.sandbox.client import SandboxUnavailableError
 
     try:
-        return load(uri, None if uri.startswith(BUILTIN_PREFIX) else open_store(uri).read(uri))
-    except (SuiteError, ArtifactError) as error:
+        store = None if uri.startswith(BUILTIN_PREFIX) else open_store(uri)
+    except ArtifactError as error:
         raise WorkerError(FailureClass.USER_ERROR, f"probes.suite: {error}") from error
+    try:
+        return load(uri, store.read(uri) if store is not None else None)
+    except (SuiteError, NotFoundError, CorruptError) as error:
+        raise WorkerError(FailureClass.USER_ERROR, f"probes.suite: {error}") from error
+    except ArtifactError as error:
+        # A storage that does not answer says nothing of the suite: tried again.
+        raise WorkerError(FailureClass.STORAGE, f"probes.suite: {error}") from error
     except SandboxUnavailableError as error:
         raise WorkerError(FailureClass.INFRASTRUCTURE, f"probes.suite {uri} runs code: {error}") from error
 
