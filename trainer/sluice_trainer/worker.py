@@ -16,8 +16,18 @@ CACHE_VARIABLE = "SLUICE_CACHE_DIR"
 
 
 def cache_folder() -> Path:
-    """Folder for fetched artifacts; they are verified before each use."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(tempfile.gettempdir()) / "sluice-cache")
+    """Folder for fetched artifacts, which is made; they are verified before each use.
+
+    Raises:
+        WorkerError: `UserError` when it is no folder and cannot become one.
+    """
+    folder = Path(os.environ.get(CACHE_VARIABLE) or Path(tempfile.gettempdir()) / "sluice-cache")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        message = f"the cache {folder} cannot be a folder: {error.strerror}: set {CACHE_VARIABLE} to one that can"
+        raise WorkerError(FailureClass.USER_ERROR, message) from error
+    return folder
 
 
 def run(job: TrainJob, reporter: Reporter, prober: "Prober | None" = None) -> TrainOutput:
