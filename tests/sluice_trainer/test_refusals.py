@@ -92,8 +92,9 @@ def test_the_number_of_a_conversation_survives_pickling():
     ("row", "expected"),
     [
         pytest.param(said(gpt="x"), "conversations: the first turn must not be", id="only an answer"),
+        pytest.param("[]", "the row: Input should be", id="no object"),
         pytest.param("[" * 200_000, "brackets are nested too deeply", id="deep"),
-        pytest.param('{"conversations": ' + "1" * 5000 + "}", "cannot be read: Exceeds", id="digits"),
+        pytest.param('{"conversations": ' + "1" * 5000 + "}", "a number has more digits", id="digits"),
         pytest.param(
             json.dumps(sft_row(1, label="negative"))[:-1] + ', "metadata": {"label": "positive"}}',
             "the field metadata stands twice in one object: keep one",
@@ -138,6 +139,15 @@ def test_a_shard_that_holds_no_rows_is_data(tmp_path, columns, expected):
         read_rows(path, *ROWS["sft"])
     assert caught.value.failure_class == FailureClass.DATA
     assert caught.value.message.startswith(expected)
+
+
+def test_a_shard_whose_columns_have_no_names_is_data(tmp_path):
+    path = tmp_path / "train-00000.parquet"
+    pq.write_table(pa.table({"image": ["x"], "digest": [b"0" * 16]}), path)
+    path.write_bytes(path.read_bytes().replace(b"image", b"\xffmage"))
+    with pytest.raises(WorkerError, match=r"^train-00000.parquet") as caught:
+        read_rows(path, *ROWS["sft"])
+    assert caught.value.failure_class == FailureClass.DATA
 
 
 BARE = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}"

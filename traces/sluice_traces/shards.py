@@ -252,7 +252,7 @@ def _readable(path: Path) -> Iterator[None]:
     """What pyarrow says of a file that it cannot read as `ShardError`."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ShardError(f"{path.name}: is no readable Parquet file ({type(error).__name__})") from None
@@ -303,14 +303,14 @@ def iter_shard(path: Path) -> Iterator[tuple[Any, bytes]]:
     """
     first = 1
     for table in iter_tables(path):
-        if "digest" not in table.column_names:
-            raise ShardError(f"{path.name}: has no column digest: build the dataset with `sluice trace convert`")
-        names = [name for name in table.column_names if name not in _LINEAGE_NAMES]
         try:
+            names = [name for name in table.column_names if name not in _LINEAGE_NAMES]
             rows = list(map(_without_nulls, table.select(names).to_pylist()))
         except UnicodeDecodeError as error:
             places = f"{path.name}:{first} to {first + table.num_rows - 1}"
             raise ShardError(f"{places}: not UTF-8 text ({error.reason}): publish the dataset again") from None
+        if "digest" not in table.column_names:
+            raise ShardError(f"{path.name}: has no column digest: build the dataset with `sluice trace convert`")
         yield from zip(rows, table.column("digest").to_pylist(), strict=True)
         first += table.num_rows
 
@@ -329,6 +329,10 @@ def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+class _RowError(ValueError):
+    """What is wrong with a line that is JSON."""
+
+
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -342,9 +346,11 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 raise ShardError(f"{path.name}:{number}: not JSON ({error.msg} at column {error.colno})") from None
             except RecursionError:
                 raise ShardError(f"{path.name}:{number}: brackets are nested too deeply for a row") from None
-            except ValueError as error:
+            except _RowError as error:
+                raise ShardError(f"{path.name}:{number}: {error}") from None
+            except ValueError:
                 # Python reads no integer of more digits than `sys.get_int_max_str_digits`.
-                raise ShardError(f"{path.name}:{number}: cannot be read: {error}") from None
+                raise ShardError(f"{path.name}:{number}: a number has more digits than any field of a row") from None
             yield number, row
 
 
@@ -359,7 +365,7 @@ def _json_row(line: bytes) -> Any:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ValueError("half of a surrogate pair, \\ud800 to \\udfff without its other half") from None
+            raise _RowError("half of a surrogate pair, \\ud800 to \\udfff without its other half") from None
     return row
 
 
@@ -370,5 +376,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         twice = next((name for name in names if names.count(name) > 1 and name in _FIELDS), None)
         what = "a field" if twice is None else f"the field {twice}"
-        raise ValueError(f"{what} stands twice in one object: keep one")
+        raise _RowError(f"{what} stands twice in one object: keep one")
     return found

@@ -165,5 +165,5 @@ def _parse(where: str, content: Any, model: type[Row]) -> Row:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or "the row"
         raise WorkerError(FailureClass.DATA, f"{where}: {field}: {first['msg']}") from error
