@@ -23,7 +23,7 @@ from sluice_trainer.live import Answers, Prompt
 from sluice_trainer.loop import LoopConfig
 from sluice_trainer.probes import SuiteLeft
 from sluice_trainer.schedule import Schedule
-from sluice_trainer.surroundings import Surroundings
+from sluice_trainer.surroundings import ProgressSink, Surroundings
 from tiny_models import preference_row, publish_rows
 from training_jobs import Workplace
 
@@ -164,13 +164,14 @@ class Stages:
     """Knows the stage that a session is in, and how far."""
 
     def __init__(self) -> None:
-        self.stage, self.step = "", 0
+        self.stage, self.step, self.of = "", 0, 0
 
     def progress(self, **said: Any) -> None:
         self.stage, self.step = said.get("stage") or self.stage, said.get("step") or 0
+        self.of = said.get("of") or 0
 
 
-def around(tmp_path: Path, stages: Stages, asked: Callable[[], bool], **more: Any) -> Surroundings:
+def around(tmp_path: Path, stages: ProgressSink, asked: Callable[[], bool], **more: Any) -> Surroundings:
     return Surroundings(
         group=Alone(),
         device=torch.device("cpu"),
@@ -185,12 +186,12 @@ def around(tmp_path: Path, stages: Stages, asked: Callable[[], bool], **more: An
 def test_a_worker_that_is_told_otherwise_ends_its_preparations_too(place: Workplace, tmp_path: Path) -> None:
     """As under Ray, where no signal reaches the worker: while it loads, and while reference values are computed."""
     pairs = publish_rows(f"file://{tmp_path}/pairs", [preference_row(n) for n in range(8)], dataset_format="preference")
-    for stage in ("loading", "reference"):
+    for stage, of in (("loading", 0), ("loading", 8), ("reference", 0)):
         stages = Stages()
-        job = place.job(f"told-{stage}", method="dpo", dataset=pairs)
+        job = place.job(f"told-{stage}-{of}", method="dpo", dataset=pairs)
 
-        def asked(stages: Stages = stages, stage: str = stage) -> bool:
-            return stages.stage == stage and (stage == "loading" or stages.step > 0)
+        def asked(stages: Stages = stages, stage: str = stage, of: int = of) -> bool:
+            return stages.stage == stage and (stages.of == of if stage == "loading" else stages.step > 0)
 
         with pytest.raises(WorkerError, match="asked to stop before this attempt's first step") as caught:
             session.run_session(job, around(tmp_path, stages, asked))
@@ -308,6 +309,20 @@ def test_every_worker_tells_of_its_first_step_once(place: Workplace, tmp_path: P
 
 
 # What speaks for the preparations.
+
+
+def test_rows_are_told_of_while_they_are_checked_and_read(place: Workplace, tmp_path: Path) -> None:
+    said: list[tuple[Any, Any, Any]] = []
+
+    class Heard(Reporter):
+        def progress(self, **fields: Any) -> None:
+            said.append((fields.get("stage"), fields.get("step"), fields.get("of")))
+
+    job = place.job("heard", max_steps=1)
+    worker.check(job, Heard(job))
+    assert ("checking", 6, 6) in said
+    session.run_session(job, around(tmp_path, Heard(job), lambda: False))
+    assert ("loading", 6, 6) in said
 
 
 def test_reading_is_activity_and_waiting_is_not(tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ def run_session(job: TrainJob, around: Surroundings) -> TrainOutput | None:
 def _read(settings: Settings, around: Surroundings) -> _Read:
     """Rows and base fetched, the rows tokenised and planned."""
     job = settings.job
+
+    def told(done: int, of: int) -> None:
+        around.progress.progress(stage=LOADING, step=done, of=of)
+        around.end_if_asked()
+
     files = fetch_rows(job, around.cache)
     around.end_if_asked()
     with storage_failures("base model", FailureClass.USER_ERROR):
@@ -130,12 +135,14 @@ def _read(settings: Settings, around: Surroundings) -> _Read:
     with storage_failures("screenshots", FailureClass.DATA):
         eyes = Eyes.of(folder, base.uri, tokenizer, Screens(job.dataset.uri, around.cache / "screens"))
         if job.method == "sft":
-            documents = read_documents(files, tokenizer, eyes, dataset=job.dataset.digest, cache=around.cache)
+            documents = read_documents(
+                files, tokenizer, eyes, dataset=job.dataset.digest, cache=around.cache, told=told
+            )
         else:
-            pairs = read_pairs(files, tokenizer, eyes)
+            pairs = read_pairs(files, tokenizer, eyes, told=told)
     around.end_if_asked()
     try:
-        plan = build_plan(sft_sizes(documents) or pair_sizes(pairs), settings.plan)
+        plan = build_plan(sft_sizes(documents) or pair_sizes(pairs), settings.plan, told)
     except ValueError as error:
         raise WorkerError(FailureClass.DATA, str(error)) from error
     rows = documents or pairs

@@ -38,25 +38,34 @@ def run(job: TrainJob, reporter: Reporter, prober: "Prober | None" = None) -> Tr
     Raises:
         WorkerError: with the failure's class and what to do about it.
     """
-    check(job)
+    check(job, reporter)
     check_prober(job, prober)
     from sluice_trainer import ray_adapter
 
     return ray_adapter.run(job, reporter, cache_folder(), prober)
 
 
-def check(job: TrainJob) -> None:
+def check(job: TrainJob, reporter: Reporter) -> None:
     """Refuse what cannot succeed: settings, a dataset that is missing or damaged, rows that must not be learnt.
 
     Raises:
         WorkerError: `UserError` or `Data`, naming the field, or file and line.
     """
+    from sluice_trainer.activity import reading
     from sluice_trainer.data import ROWS, check_rows
+    from sluice_trainer.growth import watched
     from sluice_trainer.rows import fetch_rows
     from sluice_trainer.settings import check_job
+    from sluice_trainer.stages import CHECKING
+
+    def told(done: int, of: int) -> None:
+        reporter.progress(stage=CHECKING, step=done, of=of)
 
     check_job(job)
-    check_rows(fetch_rows(job, cache_folder()), *ROWS[job.method])
+    cache = cache_folder()
+    reporter.progress(stage=CHECKING, inputs={"dataset": job.dataset.digest})
+    with watched(cache, reporter.progress), reading(reporter.progress):
+        check_rows(fetch_rows(job, cache), *ROWS[job.method], told=told)
 
 
 def check_prober(job: TrainJob, prober: "Prober | None") -> None:
