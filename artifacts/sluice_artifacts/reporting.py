@@ -39,6 +39,7 @@ SECOND_THOUGHT_SECONDS = 1.0
 RESULT_ATTEMPTS = 4
 """Times that the result is tried to be written, on top of the store's own retries."""
 
+_SAID_IN_FULL = frozenset({FailureClass.DATA, FailureClass.USER_ERROR, FailureClass.PREEMPTED})
 _log = logging.getLogger(__name__)
 
 J = TypeVar("J", bound=JobBase)
@@ -189,7 +190,9 @@ def run_worker(
             failure = None
         except BaseException as error:  # noqa: BLE001 - whatever ends a worker has to be reported
             output, failure = None, classify(error)
-            _log.error("the attempt failed as %s: %s", failure.failure_class, failure.message, exc_info=error)
+            # What a message says in full needs no traceback under it.
+            told = None if failure.failure_class in _SAID_IN_FULL else error
+            _log.error("the attempt failed as %s: %s", failure.failure_class, failure.message, exc_info=told)
         reporter.flush()
         result = Result(
             run=job.run,

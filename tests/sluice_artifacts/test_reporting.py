@@ -172,7 +172,7 @@ class TestRunWorker:
         assert ["finished_at" in write for write in store.writes] == [False, False, True]
         assert store.writes[1]["step"] == 2
 
-    def test_a_classified_failure(self, root):
+    def test_a_classified_failure(self, root, caplog):
         job = label_job(root)
 
         def work(job, reporter):
@@ -183,6 +183,8 @@ class TestRunWorker:
         assert result.output is None
         assert result.failure.failure_class == FailureClass.DATA
         assert result.failure.message == "no rows: 12 of 12 steps are neutral; add traces"
+        assert "no rows" in caplog.text
+        assert "Traceback" not in caplog.text, "the message says it all"
 
     def test_the_first_result_of_an_attempt_stands(self, root):
         job = label_job(root)

@@ -95,7 +95,7 @@ def test_an_8b_model_is_planned_as_it_is_known_to_behave() -> None:
     ("wish", "memory", "shared", "words"),
     [
         (Checkpointing.AUTO, 16 * GIB, False, "lower sequence.maxLength"),
-        (Checkpointing.OFF, 24 * GIB, False, "set sequence.activationCheckpointing to auto or on"),
+        (Checkpointing.OFF, 24 * GIB, False, "set sequence.activationCheckpointing to auto or, in quotes, to 'on'"),
         (Checkpointing.AUTO, 17 * GIB, True, "14.40 GiB to use"),
     ],
 )

@@ -186,7 +186,7 @@ def test_the_workers_own_failure_is_the_one_that_counts(tmp_path: Path) -> None:
     full = WorkerGroupError("text", {0: ActorDiedError(), 1: OutOfMemoryError("the node ran out of memory")})
     failure = classify(ray_adapter.translated(full, job))
     assert failure.failure_class == FailureClass.OUT_OF_MEMORY
-    assert "sequence.activationCheckpointing to on" in failure.message
+    assert "sequence.activationCheckpointing to 'on', in quotes" in failure.message
 
 
 def test_a_cluster_that_cannot_be_reached_is_an_infrastructure_failure(

@@ -233,7 +233,7 @@ def plan_memory(
         found = estimate(shape, row_tokens, checkpointing=checkpointing, shards=shards)
         if usable is None or found.total <= usable:
             return found
-    remedy = "" if found.checkpointing else "set sequence.activationCheckpointing to auto or on, "
+    remedy = "" if found.checkpointing else "set sequence.activationCheckpointing to auto or, in quotes, to 'on', "
     if not found.sharded and shape.in_layers:
         remedy += "share the weights out over several workers (strategy fsdp, workers), "
     message = (

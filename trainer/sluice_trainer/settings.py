@@ -151,7 +151,7 @@ def out_of_memory_advice(job: TrainJob) -> str:
     """What to say of a job that ran out of memory, by the fields of its manifest."""
     return (
         f"out of memory: lower sequence.maxLength (now {job.max_length}), which bounds a row, set "
-        f"sequence.activationCheckpointing to on (now {job.activation_checkpointing}), lower lora.rank (now "
-        f"{job.lora_rank}), share the base out over several workers (strategy fsdp), or choose a profile with more "
-        "memory; optimizer.tokensPerStep does not matter"
+        f"sequence.activationCheckpointing to 'on', in quotes (now {job.activation_checkpointing}), lower lora.rank "
+        f"(now {job.lora_rank}), share the base out over several workers (strategy fsdp), or choose a profile with "
+        "more memory; optimizer.tokensPerStep does not matter"
     )

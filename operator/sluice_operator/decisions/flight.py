@@ -340,7 +340,7 @@ def _without_result(facts: Facts[Any], attempt: Attempt, view: AttemptView) -> A
     }.get(view.job.state, "failed without a result")
     advice = (
         ". Give the profile's workers more memory; a FineTuneRun needs less with a lower spec.sequence.maxLength, or "
-        "with spec.sequence.activationCheckpointing on"
+        "with spec.sequence.activationCheckpointing 'on', in quotes"
         if cls is FailureClass.OUT_OF_MEMORY
         else ""
     )
