@@ -165,6 +165,29 @@ def test_a_lock_dies_with_its_holder(tmp_path):
         pass
 
 
+def test_what_a_killed_maker_left_is_removed_by_the_next(tmp_path):
+    script = (
+        "import os, pathlib, signal, sys\nfrom sluice_artifacts.folders import folder_lock, new_folder\n"
+        "place = pathlib.Path(sys.argv[1])\n"
+        "with folder_lock(place), new_folder(place) as folder:\n"
+        "    (folder / 'part').write_text('x')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    def temporary():
+        return {path.name for path in tmp_path.glob(".sluice-tmp-*")}
+
+    for name in ("model", "model", "other"):
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], check=False)
+        assert temporary() == {f".sluice-tmp-{name}.new"}
+    (tmp_path / ".sluice-tmp-model.old").mkdir()
+    with folder_lock(tmp_path / "slow"), new_folder(tmp_path / "slow") as slow:
+        assert temporary() == {slow.name}
+        with folder_lock(tmp_path / "model"), new_folder(tmp_path / "model") as folder:
+            (folder / "x").write_text("whole")
+        assert temporary() == {slow.name}, "what is still being made stays"
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["x"]
+
+
 def test_a_folder_that_was_not_finished_leaves_the_old_one(tmp_path):
     destination = tmp_path / "model"
     with new_folder(destination) as folder:
