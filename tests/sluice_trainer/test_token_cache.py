@@ -1,5 +1,7 @@
 """Tokenised datasets on disk: found again, checked, and whole whoever writes them."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -114,3 +116,23 @@ def test_a_disk_that_loses_what_was_written_is_named(tmp_path, tokenizer, monkey
     monkeypatch.setattr(token_cache, "read_tokens", lambda path: None)
     with pytest.raises(OSError, match="cannot be read back"):
         TokenCache(tmp_path).documents(DATASET, tokenizer, lambda: CHATS[:3])
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_is_being_written_is_not(tmp_path):
+    script = (
+        "import os, pathlib, signal, sys\nfrom sluice_trainer.token_cache import write_tokens\n"
+        "def killed():\n    os.kill(os.getpid(), signal.SIGKILL)\n    yield\n"
+        "write_tokens(pathlib.Path(sys.argv[1]) / 'x.tokens', killed())\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    (left,) = tmp_path.glob(".tokens-*")
+
+    def others_write_meanwhile():
+        (mine,) = tmp_path.glob(".tokens-*")
+        assert mine != left
+        write_tokens(tmp_path / "other.tokens", [])
+        assert mine.is_dir()
+        yield from ()
+
+    write_tokens(tmp_path / "x.tokens", others_write_meanwhile())
+    assert {path.name for path in tmp_path.iterdir()} == {"x.tokens", "other.tokens"}

@@ -6,12 +6,14 @@ content's origin, so that any number of processes may write the same one; whoeve
 a file that is cut or damaged counts as absent and is written again.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import numpy as np
 import tokenizers
 
 from sluice_api.contracts.dataset import Turn
+from sluice_artifacts.folders import folder_lock
 from sluice_trainer.tokenise import Documents, TokenBatch, Tokeniser, join_batches, template_of
 
 FORMAT = 1
 """Version of the files and of what is tokenised how; a change of either makes earlier files unknown."""
 _ITEM_BYTES = {"lengths": 8, "ids": 4, "scored": 1}
+_SCRATCH, _LOCK = ".tokens-", "lock"
 _log = logging.getLogger(__name__)
 
 
@@ -75,19 +79,21 @@ def cache_key(dataset: str, tokenizer: Any) -> str:
 def write_tokens(path: Path, batches: Iterable[TokenBatch]) -> None:
     """Write documents into a file that appears whole or not at all.
 
+    Several processes may write it at once, each under a name of its own. The file appears in the place of what was
+    there; what killed writers left is removed.
+
     Raises:
         OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tokens-", dir=path.parent) as folder:
-        parts = {name: Path(folder) / name for name in _ITEM_BYTES}
+    with _scratch(path.parent) as folder:
+        parts = {name: folder / name for name in _ITEM_BYTES}
         counts = _spool(batches, parts)
         digest = hashlib.sha256()
         for part in parts.values():
             with part.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
-        whole = Path(folder) / "whole"
+        whole = folder / "whole"
         with whole.open("wb") as out:
             out.write(json.dumps({"format": FORMAT, **counts, "sha256": digest.hexdigest()}).encode() + b"\n")
             for part in parts.values():
@@ -95,6 +101,27 @@ def write_tokens(path: Path, batches: Iterable[TokenBatch]) -> None:
                     while block := stream.read(1 << 20):
                         out.write(block)
         whole.replace(path)
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A temporary folder that holds a locked file as long as it is used; what killed processes left is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        # Nobody looks for what is left while a folder is there and its lock is not.
+        with folder_lock(parent):
+            for left in parent.glob(f"{_SCRATCH}*"):
+                _remove_unused(left)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=parent)))
+            held = stack.enter_context((folder / _LOCK).open("w"))
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield folder
+
+
+def _remove_unused(folder: Path) -> None:
+    with suppress(OSError), (folder / _LOCK).open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
 
 
 def _spool(batches: Iterable[TokenBatch], parts: dict[str, Path]) -> dict[str, int]:
