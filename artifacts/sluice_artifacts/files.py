@@ -36,6 +36,9 @@ LOCK_FILE = HIDDEN_PREFIX + "lock"
 LOCK_TIMEOUT_S = 30.0
 """Seconds to wait for another writer: a write holds the lock for milliseconds, so that a longer wait is a fault."""
 
+FOLDER_ATTEMPTS = 100
+"""Times that a writer makes its folder anew when others remove it as empty."""
+
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _UNREACHABLE = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO}
@@ -78,7 +81,7 @@ class FileStore:
             raise ValueError("if_absent and if_match exclude each other")
         target = file_path(uri)
         with _translated(uri), _temporary_beside(target) as temporary:
-            with temporary.open("xb") as stream:
+            with temporary.open("wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -101,7 +104,7 @@ class FileStore:
         target = file_path(uri)
         digest = hashlib.sha256()
         with path.open("rb") as source, _translated(uri), _temporary_beside(target) as temporary:
-            with temporary.open("xb") as sink:
+            with temporary.open("wb") as sink:
                 while chunk := source.read(CHUNK_BYTES):
                     digest.update(chunk)
                     sink.write(chunk)
@@ -131,7 +134,7 @@ class FileStore:
             )
 
     def delete(self, uri: str) -> None:
-        """Remove a file; a missing one is fine."""
+        """Remove a file, and its folder where nothing else is in it; a missing one is fine."""
         target = file_path(uri)
         with _translated(uri):
             if target.is_dir():
@@ -139,6 +142,7 @@ class FileStore:
             with suppress(FileNotFoundError, NotADirectoryError), _folder_lock(uri, target.parent):
                 target.unlink()
                 _sync_folder(target.parent)
+                _remove_if_empty(target.parent)
 
 
 def write_stream(uri: str, chunks: Iterator[bytes], path: Path, *, sha256: str | None) -> str:
@@ -150,7 +154,7 @@ def write_stream(uri: str, chunks: Iterator[bytes], path: Path, *, sha256: str |
     """
     digest = hashlib.sha256()
     with _temporary_beside(path) as temporary:
-        with temporary.open("xb") as sink:
+        with temporary.open("wb") as sink:
             for chunk in chunks:
                 digest.update(chunk)
                 sink.write(chunk)
@@ -215,9 +219,16 @@ def _check_match(uri: str, target: Path, if_match: str) -> None:
 
 @contextmanager
 def _temporary_beside(target: Path) -> Iterator[Path]:
-    """Give a free hidden name in the target's folder, which is created; remove what is left there at the end."""
-    _make_folders(target.parent)
+    """Make an empty hidden file in the target's folder, which is created; remove what is left there at the end."""
     temporary = target.parent / f"{HIDDEN_PREFIX}tmp-{secrets.token_hex(8)}"
+    for last in (attempt == FOLDER_ATTEMPTS - 1 for attempt in range(FOLDER_ATTEMPTS)):
+        try:
+            _make_folders(target.parent)
+            temporary.touch(exist_ok=False)
+            break
+        except FileNotFoundError:  # a folder was removed as empty before anything lay in it
+            if last:
+                raise
     try:
         yield temporary
     finally:
@@ -231,6 +242,13 @@ def _make_folders(folder: Path) -> None:
     _make_folders(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing, as prefixes go with their last object; one that is in use stays."""
+    with suppress(OSError):
+        folder.rmdir()
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -150,6 +150,34 @@ def test_a_file_system_without_links_still_refuses_what_exists(store, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_the_last_file_takes_its_folder_along(store, tmp_path):
+    uris = [f"{tmp_path.as_uri()}/runs/step/{name}" for name in ("complete.json", "weights")]
+    for uri in uris:
+        store.write(uri, b"x")
+    store.delete(uris[0])
+    assert (tmp_path / "runs" / "step").is_dir()
+    store.delete(uris[1])
+    store.delete(uris[1])
+    assert not (tmp_path / "runs" / "step").exists()
+    assert (tmp_path / "runs").is_dir()
+
+
+def test_a_folder_that_is_removed_as_empty_under_a_writer_is_made_anew(store, tmp_path, monkeypatch):
+    real, removed = files_module._make_folders, []
+
+    def removed_once(folder):
+        real(folder)
+        if folder.name == "step" and not removed:
+            removed.append(folder)
+            files_module._remove_if_empty(folder)
+
+    monkeypatch.setattr(files_module, "_make_folders", removed_once)
+    uri = f"{tmp_path.as_uri()}/step/x"
+    store.write(uri, b"x")
+    assert removed == [tmp_path / "step"]
+    assert store.read(uri) == b"x"
+
+
 def test_a_lock_dies_with_its_holder(tmp_path):
     script = (
         "import sys, pathlib\nfrom sluice_artifacts.folders import folder_lock\n"
