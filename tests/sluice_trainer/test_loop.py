@@ -13,7 +13,7 @@ from loop_runs import Recorder, config, make_plan, make_recipe, run, weights
 from sluice_api.contracts.jobs import FailureClass
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer.group import Alone, Group
-from sluice_trainer.loop import Trained
+from sluice_trainer.loop import StepRecord, Trained
 from sluice_trainer.recipes import SftRecipe
 from sluice_trainer.schedule import Schedule
 from sluice_trainer.snapshot import Snapshot
@@ -195,13 +195,36 @@ def test_a_parameter_that_no_row_uses_has_a_gradient_of_zeros() -> None:
     assert torch.equal(last.parameters["unused"], torch.ones(2))
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_what_to_do() -> None:
-    recipe = make_recipe()
+class Poisoner(Recorder):
+    """Makes the weights diverge after some steps."""
+
+    def __init__(self, recipe: Any, after: int) -> None:
+        super().__init__()
+        self.recipe, self.after = recipe, after
+
+    def step_done(self, record: StepRecord) -> None:
+        super().step_done(record)
+        if record.step == self.after:
+            poison(self.recipe)
+
+
+def poison(recipe: Any) -> None:
     with torch.no_grad():
         next(iter(recipe.parameters.values())).fill_(float("nan"))
-    with pytest.raises(WorkerError, match=r"step 1: the loss is nan.*learningRate") as caught:
-        run(recipe, Recorder())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_what_to_do() -> None:
+    recipe = make_recipe()
+    with pytest.raises(WorkerError, match=r"step 3: the loss is nan.*learningRate") as caught:
+        run(recipe, Poisoner(recipe, after=2))
     assert caught.value.failure_class == FailureClass.USER_ERROR
+
+
+def test_no_learning_rate_is_blamed_for_what_was_there_before_the_first_step() -> None:
+    recipe = make_recipe()
+    poison(recipe)
+    with pytest.raises(WorkerError, match=r"step 1: the loss is nan.*the base or the parent adapter"):
+        run(recipe, Recorder())
 
 
 @pytest.mark.parametrize(

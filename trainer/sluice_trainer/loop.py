@@ -379,11 +379,13 @@ def _add_up(parameters: Sequence[torch.nn.Parameter], sums: torch.Tensor, group:
 def _check_finite(step: int, loss: float, norm: float) -> None:
     if math.isfinite(loss) and math.isfinite(norm):
         return
-    message = (
-        f"step {step}: the loss is {loss}, the gradient norm {norm}: "
+    # Before the first step no learning rate has had an effect.
+    advice = (
         "lower optimizer.learningRate, or give it a longer warm-up (optimizer.warmupRatio)"
+        if step > 1
+        else "nothing has been learnt yet, so the base or the parent adapter holds values that are not finite"
     )
-    raise WorkerError(FailureClass.USER_ERROR, message)
+    raise WorkerError(FailureClass.USER_ERROR, f"step {step}: the loss is {loss}, the gradient norm {norm}: {advice}")
 
 
 def _mean_loss(recent: deque[tuple[float, int]]) -> float:
