@@ -143,7 +143,9 @@ def test_the_others_of_a_group_end_where_the_first_was_asked_to(asked: dict[str,
 # A session.
 
 
-@pytest.mark.parametrize("stage", ["fetch_rows", "fetch_model", "read_documents", "build_plan", "fit_memory"])
+@pytest.mark.parametrize(
+    "stage", ["fetch_rows", "fetch_model_and_digest", "read_documents", "build_plan", "fit_memory"]
+)
 def test_a_signal_ends_the_preparations_at_once(place: Workplace, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     """The work that the signal interrupts would never end."""
     job = place.job(f"signal-{stage}")
@@ -341,7 +343,7 @@ def test_reading_is_activity_and_waiting_is_not(tmp_path: Path) -> None:
         assert not told.acquire(timeout=0.1)
 
 
-@pytest.mark.parametrize("stage", ["digest_tree", "read_documents", "build_plan", "_adapted"])
+@pytest.mark.parametrize("stage", ["fetch_model_and_digest", "read_documents", "build_plan", "_adapted"])
 def test_the_preparations_are_watched_from_the_first_file_to_the_model(
     place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from sluice_api.contracts.base import ModelRef
 from sluice_api.contracts.jobs import FailureClass, TrainJob, TrainOutput
 from sluice_api.contracts.models import AdapterManifest
-from sluice_artifacts import digest_tree, fetch, fetch_model, to_hex
+from sluice_artifacts import fetch, fetch_model_and_digest, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
 from sluice_trainer.activity import reading
@@ -124,9 +124,8 @@ def _read(settings: Settings, around: Surroundings) -> _Read:
     files = fetch_rows(job, around.cache)
     around.end_if_asked()
     with storage_failures("base model", FailureClass.USER_ERROR):
-        folder = fetch_model(job.base_model, around.cache / "models")
-    around.end_if_asked()
-    base = job.base_model.model_copy(update={"digest": job.base_model.digest or digest_tree(folder)})
+        folder, digest = fetch_model_and_digest(job.base_model, around.cache / "models")
+    base = job.base_model.model_copy(update={"digest": digest})
     around.progress.progress(inputs={"baseModel": str(base.digest)})
     around.end_if_asked()
     tokenizer = models.load_tokenizer(folder, base.uri)
