@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sluice_api.contracts.dataset import PreferenceRow
+from sluice_trainer.activity import watched
 from sluice_trainer.dpo import Pair, tokenize_pairs
 from sluice_trainer.group import Alone
-from sluice_trainer.growth import watched
 from sluice_trainer.reference import ReferenceStore, reference_key, reference_of
 from tiny_models import preference_row, tiny_tokenizer
 

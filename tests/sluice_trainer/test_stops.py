@@ -368,6 +368,6 @@ def test_the_preparations_are_watched_from_the_first_file_to_the_model(
         raise AssertionError(f"nobody spoke for {stage}")
 
     monkeypatch.setattr(session, stage, slow)
-    monkeypatch.setattr(session, "reading", lambda told: reading(told, every=0.01))
+    monkeypatch.setattr(session, "at_work", lambda _, told: reading(told, every=0.01))
     job = place.job(f"watched-{stage}", max_steps=1)
     assert session.run_session(job, around(tmp_path, Told(), lambda: False)) is not None

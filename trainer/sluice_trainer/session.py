@@ -14,7 +14,7 @@ from sluice_api.contracts.models import AdapterManifest
 from sluice_artifacts import fetch, fetch_model_and_digest, to_hex
 from sluice_artifacts.reporting import WorkerError
 from sluice_trainer import model as models
-from sluice_trainer.activity import reading
+from sluice_trainer.activity import at_work
 from sluice_trainer.checkpoint import AdapterNames, Checkpointer, peft_names
 from sluice_trainer.documents import read_documents, read_pairs
 from sluice_trainer.dpo import DpoRecipe, Pair, pair_sizes, reference_log_probabilities
@@ -23,7 +23,6 @@ from sluice_trainer.fitting import fit_memory
 from sluice_trainer.flops import Work
 from sluice_trainer.fused import fuse
 from sluice_trainer.group import Group, shares
-from sluice_trainer.growth import watched
 from sluice_trainer.hardware import TorchDevice, check_device
 from sluice_trainer.hooks import PROBING, SessionHooks
 from sluice_trainer.live import LiveModel
@@ -152,7 +151,7 @@ def _read(settings: Settings, around: Surroundings) -> _Read:
 
 def _load(settings: Settings, around: Surroundings) -> _Loaded:
     job, told = settings.job, around.progress.progress
-    with watched(around.cache, told), reading(told):
+    with at_work(around.cache, told):
         found = _read(settings, around)
         around.end_if_asked()
         model = _adapted(settings, found.base, found.folder, around)

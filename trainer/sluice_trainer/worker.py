@@ -51,9 +51,8 @@ def check(job: TrainJob, reporter: Reporter) -> None:
     Raises:
         WorkerError: `UserError` or `Data`, naming the field, or file and line.
     """
-    from sluice_trainer.activity import reading
+    from sluice_trainer.activity import at_work
     from sluice_trainer.data import ROWS, check_rows
-    from sluice_trainer.growth import watched
     from sluice_trainer.rows import fetch_rows
     from sluice_trainer.settings import check_job
     from sluice_trainer.stages import CHECKING
@@ -64,7 +63,7 @@ def check(job: TrainJob, reporter: Reporter) -> None:
     check_job(job)
     cache = cache_folder()
     reporter.progress(stage=CHECKING, inputs={"dataset": job.dataset.digest})
-    with watched(cache, reporter.progress), reading(reporter.progress):
+    with at_work(cache, reporter.progress):
         check_rows(fetch_rows(job, cache), *ROWS[job.method], told=told)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sluice_trainer import growth
+from sluice_trainer import activity
 
 
 def test_a_folder_that_vanishes_during_a_look_counts_as_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +24,7 @@ def test_a_folder_that_vanishes_during_a_look_counts_as_empty(tmp_path: Path, mo
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", vanishing)
-    assert growth._size(tmp_path) == (1, 2)
+    assert activity._size(tmp_path) == (1, 2)
 
 
 def test_a_look_that_fails_ends_neither_the_looks_nor_the_reports(
@@ -34,12 +34,12 @@ def test_a_look_that_fails_ends_neither_the_looks_nor_the_reports(
         yield 1, 1
         raise PermissionError
 
-    first, size, grew = looks(), growth._size, threading.Event()
+    first, size, grew = looks(), activity._size, threading.Event()
 
     def failing_once(folder: Path) -> tuple[int, int]:
         found = next(first, None)
         return size(folder) if found is None else found
 
-    monkeypatch.setattr(growth, "_size", failing_once)
-    with growth.watched(tmp_path, grew.set, every=0.01):
+    monkeypatch.setattr(activity, "_size", failing_once)
+    with activity.watched(tmp_path, grew.set, every=0.01):
         assert grew.wait(30)
