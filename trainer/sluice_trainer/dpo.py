@@ -211,7 +211,7 @@ def reference_log_probabilities(
     Raises:
         WorkerError: `UserError` for tokens that the model does not know.
     """
-    check_tokens(model, (part for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)))
+    _check_pairs(model, pairs)
     result = torch.zeros(len(pairs), 2, device=device)
     was_training = model.training
     model.eval()
@@ -242,6 +242,10 @@ def _rows(pairs: Sequence[Pair], row_tokens: int) -> Iterator[list[int]]:
         tokens += length
     if row:
         yield row
+
+
+def _check_pairs(model: Any, pairs: Iterable[Pair]) -> None:
+    check_tokens(model, (part for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)))
 
 
 class DpoRecipe:
@@ -278,7 +282,7 @@ class DpoRecipe:
         Raises:
             WorkerError: `UserError` for tokens that the model does not know.
         """
-        check_tokens(model, (part for pair in pairs for part in (pair.prompt, pair.chosen, pair.rejected)))
+        _check_pairs(model, pairs)
         self._sight = sight
         self.parameters = parameters
         self.data_seconds = 0.0
